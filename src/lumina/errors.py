@@ -1,4 +1,4 @@
-"""The one exception a user meets, the table of its codes, and paths in advice."""
+"""The exceptions a user meets, the table of their codes, and paths in advice."""
 
 from __future__ import annotations
 
@@ -59,6 +59,38 @@ class LuminaError(Exception):
     def __reduce__(self) -> tuple[type[LuminaError], tuple[str, str, str]]:
         # Rebuilt from its parts, so that it crosses process boundaries whole.
         return type(self), (self.code, self.message, self.hint)
+
+
+class OtherRankError(RuntimeError):
+    """This process ended because another one of its run failed, and says why that was.
+
+    Args:
+        rank: of the other process.
+        code: a key of `CODES`, or None for an unforeseen error.
+        message: what happened there.
+        hint: what the user can do now.
+    """
+
+    def __init__(
+        self, rank: int, code: str | None, message: str, hint: str = ""
+    ) -> None:
+        self.rank = rank
+        self.code = code if code in CODES else None
+        self.hint = hint
+        named = "" if self.code is None else f"{self.code} ({CODES[self.code]}): "
+        self.message = f"rank {rank} failed: {named}{message}"
+        super().__init__(self.message)
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether a process failed only because another one of its run did."""
+    text = str(error)
+    gone = ("closed by peer", "reset by peer", "Broken pipe")
+    return isinstance(error, OtherRankError) or (
+        isinstance(error, RuntimeError)
+        and "gloo" in text
+        and any(words in text for words in gone)
+    )
 
 
 def shell_path(path: str | os.PathLike[str]) -> str:

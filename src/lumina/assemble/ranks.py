@@ -29,6 +29,8 @@ _MESHES: dict[tuple[Ranks, Sizes], Mesh] = {}
 
 They too are held until the next group is joined, because DDP uses their groups."""
 
+_joined = 0
+
 _LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """What a launcher sets beside WORLD_SIZE when it starts more than one process."""
 
@@ -92,8 +94,10 @@ class Ranks:
 
     def connect(self, kind: str) -> None:
         """Join the process group: NCCL between GPUs, gloo otherwise."""
+        global _joined
         if self.world_size == 1 or dist.is_initialized():
             return
+        _joined += 1
         _LEFT.clear()
         _MESHES.clear()
         if kind == "cuda":
@@ -139,6 +143,11 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
         return box[0]
+
+
+def times_joined() -> int:
+    """How many process groups this process has joined; as many on every rank."""
+    return _joined
 
 
 def _store() -> dict[str, Any]:

@@ -24,6 +24,7 @@ def facts_of(path: Path) -> dict[str, Any]:
     from lumina.state.decisions_made import decisions_made
     from lumina.state.earlier_plans import plans_of
     from lumina.state.events import read_events
+    from lumina.state.liveness import state_of
     from lumina.state.run_directory import RunDirectory
 
     run = RunDirectory(path)
@@ -39,6 +40,7 @@ def facts_of(path: Path) -> dict[str, Any]:
         "run": str(path),
         "adaptive": mode,
         "experience": (plan.get("reasons") or {}).get("experience"),
+        "failed": _failure(events) if state_of(path) == "failed" else None,
         "decisions": [{**vars(one), "phase": one.phase} for one in made],
         "without": {
             event["data"]["number"]: event["message"]
@@ -61,6 +63,8 @@ def in_words(facts: Mapping[str, Any]) -> str:
         "on": f"adaptive was on: {count}",
     }[mode]
     lines = [f"{facts['run']}: {head}"]
+    if facts["failed"]:
+        lines.append(_failed(facts["failed"]))
     if facts["experience"]:
         lines.append(f"experience: {facts['experience']}")
     lines += _in_short(made, mode)
@@ -76,6 +80,21 @@ def in_words(facts: Mapping[str, Any]) -> str:
             lines.append(f"  without it  {facts['without'][one.number]}")
     lines += _glossary(made)
     return "\n".join(map(_printable, lines))
+
+
+def _failure(events: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """What ended the run last, and the rank that it began on, where that is known."""
+    for event in reversed(events):
+        if event.get("kind") == "run_failed":
+            facts = {name: event.get(name) for name in ("step", "code", "message")}
+            return facts | {"rank": (event.get("data") or {}).get("rank")}
+    return None
+
+
+def _failed(facts: Mapping[str, Any]) -> str:
+    where = "" if facts["step"] is None else f" at step {facts['step']:,}"
+    more = f" (more: `lumina explain {facts['code']}`)" if facts["code"] else ""
+    return f"failed{where}: {facts['message']}{more}"
 
 
 def _in_short(made: list[Made], mode: str) -> list[str]:

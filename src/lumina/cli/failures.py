@@ -6,7 +6,7 @@ import errno
 import sys
 import traceback
 
-from lumina.errors import LuminaError
+from lumina.errors import LuminaError, OtherRankError, lost_another
 from lumina.memory_shortage import shortage_code, shortage_text
 
 MORE = ("E2", "E3")
@@ -26,6 +26,11 @@ def report(error: BaseException, *, debug: bool, verbose: bool) -> int:
     if isinstance(error, KeyboardInterrupt):
         _say("interrupted")
         return 130
+    if isinstance(error, OtherRankError):
+        _say(f"ended with another process of this run: {error.message}")
+        if error.hint:
+            _say(f"  what to do: {error.hint}")
+        return 2 if (error.code or "").startswith("E0") else 1
     coded = as_lumina_error(error)
     if coded is None and lost_another(error):
         _say("ended, because another process of this run did: its message says why")
@@ -76,17 +81,6 @@ def _memory(error: BaseException) -> LuminaError | None:
             "lower --batch-size or --seq-length, or choose a smaller preset",
         )
     return None
-
-
-def lost_another(error: BaseException) -> bool:
-    """Whether gloo says that the process at the other end has gone."""
-    text = str(error)
-    gone = ("closed by peer", "reset by peer", "Broken pipe")
-    return (
-        isinstance(error, RuntimeError)
-        and "gloo" in text
-        and any(words in text for words in gone)
-    )
 
 
 def _file(error: BaseException) -> LuminaError | None:

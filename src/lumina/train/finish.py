@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Sequence
 
 from lumina.config import Config
-from lumina.errors import LuminaError, shell_path
+from lumina.errors import LuminaError, OtherRankError, shell_path
 from lumina.model.kinds.table import kinds_of
 from lumina.observe.console import Console
 from lumina.observe.report import write_report
@@ -153,7 +153,11 @@ def leave_failure(
     step: int,
 ) -> None:
     """Leave word of what went wrong; the error itself goes on to the caller."""
-    code = error.code if isinstance(error, LuminaError) else None
+    code, data = None, {}
+    if isinstance(error, LuminaError | OtherRankError):
+        code = error.code
+    if isinstance(error, OtherRankError):
+        data["rank"] = error.rank
     # With the disk full, word of it may not fit; the error itself is what counts.
     with contextlib.suppress(LuminaError):
         recorder.event(
@@ -162,6 +166,7 @@ def leave_failure(
             code,
             getattr(error, "message", f"{type(error).__name__}: {error}"),
             step=step,
+            **data,
         )
     mark_failed(directory, step)
     remember(config, directory, recorder)

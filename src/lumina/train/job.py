@@ -33,6 +33,7 @@ from lumina.train.finish import (
     mark_failed,
     outcome,
 )
+from lumina.train.first_failure import failures_shared
 from lumina.train.held_out import held_out_batches
 from lumina.train.last_save import save_before_crash
 from lumina.train.loop import Loop
@@ -279,7 +280,8 @@ class Job:
         assert loop is not None and recorder is not None
         directory = self.folder.directory
         try:
-            loop.run()
+            with failures_shared(self.ranks):
+                loop.run()
             result = outcome(loop, directory)
             if self._expected is not None:
                 self._expected.compare(loop.plan, recorder)

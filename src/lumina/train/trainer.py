@@ -17,6 +17,7 @@ from lumina.train.adjusting import Adjusting
 from lumina.train.branch import begun, branch_of
 from lumina.train.callbacks import Callback, Deliveries
 from lumina.train.controls import Controls
+from lumina.train.first_failure import failures_shared
 from lumina.train.job import Job
 from lumina.train.loop import Loop
 from lumina.train.orchestrator.status import NO_STATUS
@@ -107,23 +108,27 @@ class Trainer(Adjusting):
         """One phase of a run, or a run that has none."""
         with job.signals:
             try:
-                finished = job.prepare()
-                if finished is not None:
-                    return finished
-                if self._before_start is not None:
-                    job.supervised = self._before_start(
-                        job.plan, job.prepared.environment, job.prepared.first_step
-                    )
-                    self._before_start = None
-                loop = job.build(self._deliveries.row, self._deliveries.event)
-                self._deliveries.begin(job.folder.directory.path)
-                self._loop, self.controls = loop, loop.controls
-                return job.run()
+                with failures_shared(self.ranks):
+                    return self._phase(job)
             finally:
                 self._last_status = self.get_adaptive_status()
                 self._last_plan, self._loop = self.plan, None
                 job.close(leave=job.next_phase is None)
                 self._deliveries.deliver()
+
+    def _phase(self, job: Job) -> TrainResult:
+        finished = job.prepare()
+        if finished is not None:
+            return finished
+        if self._before_start is not None:
+            job.supervised = self._before_start(
+                job.plan, job.prepared.environment, job.prepared.first_step
+            )
+            self._before_start = None
+        loop = job.build(self._deliveries.row, self._deliveries.event)
+        self._deliveries.begin(job.folder.directory.path)
+        self._loop, self.controls = loop, loop.controls
+        return job.run()
 
     def explain(
         self, machine: Environment | None = None

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 from lumina import heartbeat
-from lumina.cli.failures import as_lumina_error, lost_another
+from lumina.cli.failures import as_lumina_error
 from lumina.cli.supervisor.choice import BECAUSE, Choice
 from lumina.config import Config, Source
 from lumina.config.leaves import field
 from lumina.config.modifications import MODIFIERS
+from lumina.errors import lost_another
 
 
 class HandOverError(Exception):
