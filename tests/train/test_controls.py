@@ -397,14 +397,25 @@ def test_nothing_can_be_stopped_before_it_runs(tiny_config):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "hook"),
-    [("checkpoint", "now", "save"), ("snapshot", "marked", "snapshot")],
+    ("name", "value", "hook", "given", "lacks"),
+    [
+        ("checkpoint", "now", "save", (), "nothing to save"),
+        ("snapshot", "marked", "snapshot", (), "nothing to take"),
+        (
+            "rollback",
+            {"steps": 3},
+            "rollback",
+            ({"steps": 3},),
+            "nothing to go back to",
+        ),
+    ],
 )
-def test_what_only_a_run_can_make_is_made_or_refused(name, value, hook):
-    control, made = control_named(name), []
+def test_what_only_a_run_can_do_is_done_or_refused(name, value, hook, given, lacks):
+    control, done = control_named(name), []
     program = SimpleNamespace(live=SimpleNamespace(**{hook: None}))
-    with pytest.raises(LuminaError, match="no run trains this program"):
+    with pytest.raises(LuminaError, match="no run trains this program") as caught:
         control.set(program, value)
-    program.live = SimpleNamespace(**{hook: lambda: made.append(name)})
+    assert caught.value.code == "E002" and lacks in caught.value.message
+    program.live = SimpleNamespace(**{hook: lambda *asked: done.append(asked)})
     control.set(program, value)
-    assert made == [name]
+    assert done == [given]

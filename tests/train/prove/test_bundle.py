@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -62,8 +63,37 @@ def test_a_bundle_has_figures_a_page_and_the_way_to_measure_it_again(
     for text in ("## Floor", "matrix products", "tokens/s", "because"):
         assert text in page
     assert (out / "rerun.sh").stat().st_mode & 0o100
+    measured_again(out, tmp_path, capsys)
     with tarfile.open(tmp_path / "bundle.tar.gz") as archive:
         assert "bundle/pieces/floor.json" in archive.getnames()
+
+
+def measured_again(out: Path, beside: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What rerun.sh asks `lumina` for, and that this goes on with the bundle."""
+    (beside / "lumina").write_text(
+        '#!/bin/sh\nfor word; do echo "$word"; done > asked\n'
+    )
+    (beside / "lumina").chmod(0o755)
+
+    def asked(*words: str) -> list[str]:
+        place = {**os.environ, "PATH": f"{beside}:{os.environ['PATH']}"}
+        command = ["sh", str(out / "rerun.sh"), *words]
+        subprocess.run(command, cwd=beside, env=place, check=True)
+        return (beside / "asked").read_text().splitlines()
+
+    plain = asked()
+    assert plain[-2:] == ["--out", "again"]
+    assert asked("second") == [*plain[:-1], "second"]
+    assert asked("--pieces", "floor") == [*plain, "--pieces", "floor"]
+    assert asked("second", "--pieces", "floor")[-3:] == ["second", "--pieces", "floor"]
+    missing = asked("--missing", "--pieces", "environment")
+    assert missing[-4:] == ["--out", str(out), "--pieces", "environment"]
+    (out / "pieces" / "environment.json").unlink()
+    ceilings = (out / "pieces" / "ceilings.json").read_bytes()
+    assert main(asked("--missing", "--pieces", "environment", "floor")) == 0
+    assert (out / "pieces" / "environment.json").is_file()
+    assert "ceilings: done before" in "".join(capsys.readouterr())
+    assert (out / "pieces" / "ceilings.json").read_bytes() == ceilings
 
 
 def test_the_profile_says_where_the_time_goes_by_group(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lumina.assemble.program import Program
-from lumina.errors import LuminaError
 from lumina.train.controls.control import Control
+from lumina.train.controls.of_a_run import of_a_run
 from lumina.train.controls.table import register_control
 
 
@@ -37,10 +37,4 @@ class ExtraCheckpoint(Control):
         Raises:
             LuminaError: E002 for a program that no run trains.
         """
-        if program.live.save is None:
-            raise LuminaError(
-                "E002",
-                "no run trains this program, so there is nothing to save",
-                "ask for it while a run is under way",
-            )
-        program.live.save()
+        of_a_run(program.live.save, "to save")()

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from lumina.assemble.program import Program
-from lumina.errors import LuminaError
 from lumina.train.controls.control import Control
+from lumina.train.controls.of_a_run import of_a_run
 from lumina.train.controls.table import register_control
 from lumina.train.recovery.request import is_request
 
@@ -41,10 +41,4 @@ class Rollback(Control):
             LuminaError: E304 where there is nothing to go back to; E002 for a program
                 that no run trains.
         """
-        if program.live.rollback is None:
-            raise LuminaError(
-                "E002",
-                "no run trains this program, so there is nothing to go back to",
-                "ask for it while a run is under way",
-            )
-        program.live.rollback(value)
+        of_a_run(program.live.rollback, "to go back to")(value)

@@ -8,6 +8,7 @@ from lumina.assemble.program import Program
 from lumina.errors import LuminaError
 from lumina.plan.plan import Plan
 from lumina.train.controls.control import Control
+from lumina.train.controls.of_a_run import of_a_run
 from lumina.train.controls.table import register_control
 
 
@@ -42,10 +43,4 @@ class Snapshot(Control):
         Raises:
             LuminaError: E002 for a program that no run trains.
         """
-        if program.live.snapshot is None:
-            raise LuminaError(
-                "E002",
-                "no run trains this program, so there is nothing to take",
-                "ask for it while a run is under way",
-            )
-        program.live.snapshot()
+        of_a_run(program.live.snapshot, "to take")()

@@ -16,6 +16,7 @@ from lumina.config import Config
 from lumina.durable import write_file
 from lumina.errors import LuminaError
 from lumina.plan.doctor import version_of
+from lumina.state import exact_json
 from lumina.train.prove.piece import Amounts, Asked, Piece
 
 BUNDLE, PAGE, RERUN, CONFIG = "bundle.json", "README.md", "rerun.sh", "config.yaml"
@@ -57,7 +58,9 @@ class Bundle:
         import torch
 
         cuda = torch.cuda.is_available()
-        settings = self.config.to_yaml().encode()
+        # The values alone: a bundle that is gone on with from its own config.yaml has
+        # been given them there, which the file's comments say.
+        settings = exact_json.dumps(self.config.to_dict(), sort_keys=True).encode()
         return {
             "lumina": version_of("luminaai") or "not installed",
             "torch": torch.__version__,
@@ -152,7 +155,7 @@ class Bundle:
             f"Made by `lumina prove` of Lumina {self.identity['lumina']} with torch "
             f"{self.identity['torch']}. Each section is made of `pieces/NAME.json`, "
             f"which has every figure; `sh {RERUN}` measures all of it again into "
-            "another folder.",
+            f"another folder, `sh {RERUN} --missing` what is not there into this one.",
             "",
         ]
         whole = True
@@ -189,10 +192,18 @@ class Bundle:
             "#!/bin/sh\n"
             f"# Measures this bundle again, with Lumina {self.identity['lumina']} and "
             f"torch {self.identity['torch']}.\n"
-            "# The folder of the new bundle may be named; default: again.\n"
+            f"# sh {RERUN} [FOLDER]   all of it, into a new folder (default: again)\n"
+            f"# sh {RERUN} --missing  in this folder: the pieces that are not there\n"
+            "# Options of lumina prove may follow, such as --pieces NAME ...\n"
             'here=$(cd "$(dirname "$0")" && pwd) || exit 1\n'
+            "out=again\n"
+            'case "${1:-}" in\n'
+            "    --missing) out=$here; shift ;;\n"
+            '    "" | -*) ;;\n'
+            "    *) out=$1; shift ;;\n"
+            "esac\n"
             f'exec lumina prove --config-file "$here/{CONFIG}" {shlex.join(words)} '
-            '--out "${1:-again}"\n'
+            '--out "$out" "$@"\n'
         )
         write_file(self.folder / RERUN, text.encode())
         (self.folder / RERUN).chmod(0o755)
