@@ -264,6 +264,13 @@ def test_mmlu_has_the_prompts_of_the_paper_in_both_published_forms(
         letter = "ABCD"[record["answer"]]
         line = ",".join([record["question"], *record["choices"], letter])
         (folder / f"{record['subject']}_test.csv").write_text(line + "\n")
+    numbered = tmp_path / "barn_studies_val.csv"
+    rows = [["question", *(f"choice{n}" for n in range(4)), "answer"],
+            [MMLU[0]["question"], *MMLU[0]["choices"], "2"]]  # fmt: skip
+    numbered.write_text("".join(",".join(row) + "\n" for row in rows))
+    again = lumina.evaluate_tasks(model, {"mmlu": numbered}, **options).tasks["mmlu"]
+    assert again.examples[0]["log_likelihoods"] == pytest.approx(logs, abs=1e-4)
+    assert again.examples[0]["group"] == "barn_studies"
     own = lumina.evaluate_tasks(model, {"mmlu": folder}, **options).tasks["mmlu"]
     assert own.figures == found.figures and own.groups == found.groups
     assert [one["log_likelihoods"] for one in own.examples] == [

@@ -85,6 +85,7 @@ class Subject:
         self.chat = chat
         self.on_rows = on_rows
         self.counts = Counts()
+        self._last: tuple[str | None, list[int]] = None, []
 
     @property
     def limit(self) -> int | None:
@@ -127,7 +128,9 @@ class Subject:
             return before, after
         text = context.rstrip()
         continuation = context[len(text) :] + continuation
-        before = tokenizer.prompt(text) if text else tokenizer.begin
+        if self._last[0] != text:  # the choices of a question come one by one
+            self._last = text, tokenizer.prompt(text) if text else tokenizer.begin
+        before = self._last[1]
         whole = tokenizer.prompt(text + continuation)
         if whole[: len(before)] == before and len(whole) > len(before):
             after = whole[len(before) :]

@@ -23,6 +23,12 @@ COLUMNS = ("question", "A", "B", "C", "D", "answer")
 _FILE = re.compile(r"(.+?)_(dev|val|test)\.csv")
 
 
+def _subject(file: str) -> str:
+    """The subject that a file is named like; "" where it is named otherwise."""
+    named = _FILE.fullmatch(file)
+    return named[1] if named else ""
+
+
 @register_task
 class Mmlu(MultipleChoice):
     """The letter of the right choice is predicted, as in the paper."""
@@ -32,8 +38,8 @@ class Mmlu(MultipleChoice):
     source = "Hendrycks et al., 2021, arXiv:2009.03300; cais/mmlu"
     record = (
         "question, choices (a list), answer (a number from 0) and subject, as "
-        "cais/mmlu; or it is a line of a table without a row of names: question, A, B, "
-        "C, D, letter"
+        "cais/mmlu; or a line of a table named like its subject: question, choice0 to "
+        "choice3, answer, or without a row of names question, A, B, C, D, letter"
     )
     metrics = (ACCURACY,)
 
@@ -48,13 +54,15 @@ class Mmlu(MultipleChoice):
         if "choices" in record:
             choices = field_list(record, "choices")
             group = str(record.get("subject") or "")
+        elif "choice0" in record:
+            choices = [field_text(record, f"choice{n}") for n in range(4)]
+            group = _subject(file)
         else:
             choices = [field_text(record, letter) for letter in "ABCD"]
             if not isinstance(gold, str) or gold.strip() not in tuple("ABCD"):
                 raise BadRecord("E102", f"the answer is {gold!r}, not A, B, C or D")
             gold = "ABCD".index(gold.strip())
-            named = _FILE.fullmatch(file)
-            group = named[1] if named else ""
+            group = _subject(file)
         checked = question_of(text, choices, gold)
         prompt = f"{text.strip()}\n{lettered(checked.choices)}\nAnswer:"
         letters = tuple(LETTERS[: len(checked.choices)])
