@@ -97,6 +97,7 @@ NO_RUN = {
     "benchmarks": "measures; takes the options of any run",
     "claims": "what was measured",
     "codes": "what errors mean",
+    "code-evaluation": "asks models that are trained",
     "coming-from": "names of other trainers",
     "configuration": "has its own on the page",
     "decoding": "a model answers",
@@ -116,6 +117,7 @@ NO_RUN = {
     "run-folder": "what every run leaves",
     "runs": "examples/first-run.yaml, and a sweep's file on the page",
     "serving": "options of `lumina serve`: the recipe inference_deployment",
+    "text-safety": "measures the samples of any run; takes any of the files",
 }
 """Pages without a configuration of a training, and why."""
 
