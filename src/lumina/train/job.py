@@ -51,6 +51,7 @@ from lumina.train.run_folder import RunFolder
 from lumina.train.samples import Samples
 from lumina.train.saving import Saving
 from lumina.train.signals import StopSignals
+from lumina.train.stage_evaluation import tell_stages
 from lumina.train.start import begin, go_on
 from lumina.train.stopping import Stops
 from lumina.train.time_expected import TimeExpected
@@ -285,8 +286,10 @@ class Job:
             result = outcome(loop, directory)
             if self._expected is not None:
                 self._expected.compare(loop.plan, recorder)
-            if self.ranks.main and self.next_phase is None:
-                self._finish(result, loop)
+            if self.ranks.main:
+                tell_stages(loop.plan, directory, recorder)
+                if self.next_phase is None:
+                    self._finish(result, loop)
         except BaseException as error:
             save_before_crash(loop, error)
             if self.ranks.main:
