@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from lumina.config import Config
@@ -31,14 +30,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A machine with other work on it makes no test fail: Hypothesis by default takes an
-# example that lasts 0.2 s, or a slow beginning, for a fault.
-settings.register_profile(
-    "steady", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("steady")
-
-pytest_plugins = ["ledger_plugin"]
+pytest_plugins = ["ledger_plugin", "seeds"]
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

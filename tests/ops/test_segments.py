@@ -19,7 +19,6 @@ def by_rows(x_nd, weight, ends):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_and_gradients_equal_products_one_by_one(dtype):
-    torch.manual_seed(torch.seed() % 2**31)
     ends = [0, 3, 40, 41, 90]  # the first expert has no rows
     x = torch.randn(90, 24).to(dtype).requires_grad_()
     weight = torch.randn(5, 16, 24).to(dtype).requires_grad_()
