@@ -354,3 +354,20 @@ def test_bad_records_are_fatal_or_skipped_and_counted(
     assert main([*words, "--data-errors", "skip", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["tasks"]["multiple_choice"]
     assert found["skipped"] == 1 and found["figures"]["acc"]["examples"] == 2
+
+
+def test_a_conversation_asks_as_a_user_and_scores_the_answer(
+    model: tuple[Network, Tokenizer],
+) -> None:
+    tokenizer = model[1].with_chat()
+    network = tiny(tokenizer.vocab_size, seed=5, seq_length=256).eval()
+    subject = Subject(network, tokenizer, chat=True)
+    asked = [{"role": "user", "content": "Where did the cat go?"}]
+    before = tokenizer.chat_prompt(asked)
+    [after] = tokenizer.encode_contents(["to the barn"])
+    wanted, _ = alone(network, before, after)
+    [found] = subject.likelihoods([("Where did the cat go?", " to the barn")])
+    assert found.log_probability == pytest.approx(wanted, abs=1e-4)
+    [answer] = subject.answers(["Where did the cat go?"], max_new_tokens=5)
+    said = lumina.chat((network, tokenizer), asked, max_new_tokens=5, temperature=0)
+    assert answer.text == said
