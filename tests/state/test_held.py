@@ -38,7 +38,7 @@ def gate(monkeypatch):
     opened, write = threading.Event(), Writing.run
 
     def run(writing):
-        assert opened.wait(60)
+        assert opened.wait(240)
         write(writing)
 
     monkeypatch.setattr(Writing, "run", run)

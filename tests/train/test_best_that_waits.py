@@ -15,7 +15,7 @@ from lumina.state.reader import latest_good, open_checkpoint
 from lumina.state.writer import Writing
 from lumina.train import loop, saving
 from tiny_runs import Runs
-from training import DENSE, checkpoints, column, events, start, words
+from training import DENSE, PATIENCE, checkpoints, column, events, start, words
 
 JUDGED = {"eval_every_n_batches": 1, "eval_fraction": 0.2}
 
@@ -36,7 +36,7 @@ def gate(monkeypatch):
     opened, write = threading.Event(), Writing.run
 
     def run(writing):
-        assert opened.wait(60)
+        assert opened.wait(PATIENCE)
         write(writing)
 
     monkeypatch.setattr(Writing, "run", run)
@@ -111,7 +111,7 @@ def test_what_waits_is_written_once_the_disk_is_free(
 
 
 def until(true) -> bool:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE
     while not true() and time.monotonic() < deadline:
         time.sleep(0.01)
     return true()
@@ -133,12 +133,12 @@ def test_steps_wait_where_memory_has_no_room_for_another_copy(
 
 
 def hold_rank_one(folder, rank):
-    """Rank 1's disk is busy until step 4 is trained; rank 0 waits for its part."""
+    """Rank 1's disk is busy until step 5 is trained; rank 0 waits for its part."""
     write = Writing.run
 
     def run(writing):
         if rank == 1:
-            assert until(lambda: column(folder, "step")[-1:] >= [4])
+            assert until(lambda: column(folder, "step")[-1:] >= [5])
         write(writing)
 
     Writing.run = run
