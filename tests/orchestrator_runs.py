@@ -31,6 +31,7 @@ class Made:
     Attributes:
         told: (step, kind, data) of the events.
         changes: those that were carried out.
+        seconds: gives the time of a step; None: rows have none.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Made:
         self.told: list[tuple[int, str, dict[str, Any]]] = []
         self.changes: list[Change] = []
         self.step = 0
+        self.seconds: Callable[[], float] | None = None
 
     def run(
         self,
@@ -65,7 +67,10 @@ class Made:
         """Some steps with these losses, and in each of them these findings."""
         for _ in range(steps):
             self.step += 1
-            self.policy.see({"step": self.step, "loss": loss(self.step)})
+            row: dict[str, Any] = {"step": self.step, "loss": loss(self.step)}
+            if self.seconds is not None:
+                row["agreed_step_seconds"] = self.seconds()
+            self.policy.see(row)
             findings = [
                 Finding(
                     name,

@@ -130,7 +130,14 @@ class Program:
         # A step reads and writes a few rows of a table, so it stays whole.
         whole = frozenset(table.weight for table in self.tables.values())
         self.way = chosen_way(plan.parallel)(
-            Place(self.network, self.mesh, self.device, self.compute_dtype, whole)
+            Place(
+                self.network,
+                self.mesh,
+                self.device,
+                self.compute_dtype,
+                whole,
+                bucket_mb=plan.bucket_mb,
+            )
         )
         self._initial: InitialValues | None = None
         if fresh:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import astuple
 from itertools import product
 from math import prod
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from lumina.parallel.sizes import DIMENSIONS, Sizes
 
+WAITS = 1000
+"""Waits of which the time is kept, of those that nobody has asked for yet."""
+
 
 class RankGroup:
     """Ranks that work together; every method must be called by all of them.
@@ -19,6 +23,8 @@ class RankGroup:
     Attributes:
         ranks: the members' numbers among all processes, in the order of the group.
         rank: this process's place in the group, from 0.
+        waits: the latest seconds that this process waited for the others where a step
+            has them agree; whoever reads them may empty it.
     """
 
     def __init__(
@@ -34,6 +40,7 @@ class RankGroup:
         self.ranks = ranks
         self.rank = rank
         self.group = group
+        self.waits: deque[float] = deque(maxlen=WAITS)
 
     @property
     def size(self) -> int:

@@ -99,6 +99,8 @@ class Place:
         compute_dtype: type of the products.
         whole: parameters that stay whole on every rank and take part in no exchange.
         messages: how large they are, where the way forms its own.
+        bucket_mb: MiB of gradients that are exchanged at a time, for a way that has
+            `buckets`.
     """
 
     network: Network
@@ -107,6 +109,7 @@ class Place:
     compute_dtype: torch.dtype
     whole: frozenset[nn.Parameter] = field(default_factory=frozenset)
     messages: Messages = MESSAGES
+    bucket_mb: float = 25.0
 
 
 class Way:
@@ -136,6 +139,7 @@ class Way:
         synchronised: whether all ranks take the same steps. Otherwise each has weights
             of its own, its gradients are those of its own rows, and `merge` makes one
             model of all.
+        buckets: whether gradients are exchanged in pieces of `Place.bucket_mb`.
     """
 
     name: ClassVar[str]
@@ -147,6 +151,7 @@ class Way:
     divides_states: ClassVar[bool] = False
     masters_apart: ClassVar[bool] = False
     synchronised: ClassVar[bool] = True
+    buckets: ClassVar[bool] = False
 
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)

@@ -14,6 +14,9 @@ LOGITS_SHARE, LEAST_LOGITS, MOST_LOGITS = 50, 10, 100
 """The largest attention logit is looked for this many times in a run, at least and at
 most after this many steps."""
 
+RANKS_SHARE, LEAST_RANKS, MOST_RANKS = 50, 5, 100
+"""The ranks are compared this many times in a run, and so many steps apart."""
+
 
 def decide_measures(config: Config, decisions: Decisions) -> None:
     """Decide `Plan.measures`: the name of a measure -> steps from one to the next."""
@@ -31,6 +34,8 @@ def decide_measures(config: Config, decisions: Decisions) -> None:
         found["logit_clip"] = 1
     else:
         found["attention_logits"] = _attention_logits(config, decisions.values["steps"])
+    if asked.health_checks and decisions.values["world_size"] > 1:
+        found["ranks"] = ranks_every(decisions.values["steps"])
     found |= {
         "health": int(asked.health_checks),
         "step_times": asked.step_times_every,
@@ -43,6 +48,11 @@ def decide_measures(config: Config, decisions: Decisions) -> None:
     decisions.decide("measures", found, source_of(config, "metrics"))
     why = source_of(config, "gradient_norm_limit")
     decisions.decide("gradient_norm_limit", asked.gradient_norm_limit, why)
+
+
+def ranks_every(steps: int) -> int:
+    """Steps from one look at all ranks to the next, by the length of the run."""
+    return min(max(steps // RANKS_SHARE, LEAST_RANKS), MOST_RANKS)
 
 
 def _attention_logits(config: Config, steps: int) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumina.errors import LuminaError
 from lumina.plan.decisions import Decisions, source_of
+from lumina.plan.plan import Plan
 from lumina.plan.safety import decide_safety
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ def decide_orchestrator(config: Config, decisions: Decisions) -> None:
     Raises:
         LuminaError: E002 for branches of a run that does not change itself.
     """
+    # No option sets it: the orchestrator changes it, or a person, as a control.
+    decisions.decide("bucket_mb", Plan.bucket_mb, "what PyTorch's DDP begins with")
     asked = config.adaptive
     found: dict[str, Any] = {}
     if asked.adaptive != "off":

@@ -31,6 +31,7 @@ class Plan:
             "float32", there are no float32 master weights.
         parallel: how several processes share the work: "none" for one process, or the
             name of another way that `lumina.parallel.table` knows.
+        bucket_mb: MiB of gradients that DDP exchanges at a time. A control changes it.
         world_size: processes that train together.
         micro_batch_size: sequences per data rank and forward.
         grad_accum: forwards per data rank and step.
@@ -142,6 +143,7 @@ class Plan:
     fp8_experts: bool = False
     weights_dtype: str = "float32"
     parallel: str = "none"
+    bucket_mb: float = 25.0
     world_size: int = 1
     micro_batch_size: int = 8
     grad_accum: int = 1

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from lumina.host_memory import host_memory_bytes
+
 WINDOW = 100
 """Rows over which the growth of memory is taken."""
 
@@ -57,6 +59,32 @@ class MemoryFigures:
                 max(0, peak - sum(held.values())) if self.device == "cuda" else None
             )
         return row
+
+
+def used_bytes(device: str) -> int:
+    """What this process has taken of its device's memory.
+
+    Args:
+        device: "cuda" or "cpu"; on the CPU the process's resident size counts.
+    """
+    used = _cuda_bytes() if device == "cuda" else _process_bytes()
+    return int(used["allocated"] if used["reserved"] is None else used["reserved"])
+
+
+def own_limit_bytes(device: str, processes: int) -> int:
+    """What this process may take at most of the device that it has.
+
+    The memory that a plan counts with is that of the first process's device.
+
+    Args:
+        device: likewise.
+        processes: of the run on this machine, which share a CPU's memory.
+    """
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.mem_get_info()[1])
+    return host_memory_bytes() // processes
 
 
 def fragmentation(allocated: int, reserved: int | None) -> float | None:

@@ -20,6 +20,7 @@ class Replicated(Way):
 
     summary = "every process holds the model, gradients are averaged"
     preference = 1
+    buckets = True
     _wrapper: DistributedDataParallel
 
     def settle(self) -> nn.Module:
@@ -34,6 +35,7 @@ class Replicated(Way):
                 place.network,
                 device_ids=[place.device] if place.device.type == "cuda" else None,
                 process_group=place.mesh.tokens.group,
+                bucket_cap_mb=place.bucket_mb,
                 gradient_as_bucket_view=True,
                 broadcast_buffers=False,
             )

@@ -8,10 +8,11 @@ from lumina.assemble.program import Program
 from lumina.config.rules.activations import TILELESS
 from lumina.errors import LuminaError
 from lumina.features import FEATURES, active_features, conflict
+from lumina.parallel.table import chosen_way
 from lumina.plan.checkpointing import KINDS, kind_of
 from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
-from lumina.train.controls.control import Control
+from lumina.train.controls.control import Control, is_number
 from lumina.train.controls.table import register_control
 
 
@@ -75,6 +76,41 @@ class GradientCheckpointing(Layout):
     def edit(self, plan: Plan, value: Any) -> Plan:
         """The Plan with another kind of checkpointing."""
         return plan.replace(gradient_checkpointing=value)
+
+
+@register_control
+class BucketSize(Layout):
+    """MiB of gradients that several processes exchange at a time (DDP's buckets).
+
+    A bucket is on its way while the backward pass computes the next one. Large buckets
+    are few messages, which is good where each message takes long to arrive; small ones
+    are under way sooner, so that more of the exchange is hidden (Li et al., 2020,
+    arXiv:2006.15704). What is computed does not depend on it.
+    """
+
+    name = "bucket_mb"
+    allowed = "MiB of gradients at a time are a number above 0, up to 1024"
+
+    def makes_sense(self, value: Any) -> bool:
+        """Whether it is a size of a message."""
+        return is_number(value) and 0 < value <= 1024
+
+    def check_plan(self, plan: Plan) -> None:
+        """Refuse a run whose processes exchange no buckets.
+
+        Raises:
+            LuminaError: E002.
+        """
+        if not chosen_way(plan.parallel).buckets:
+            raise LuminaError(
+                "E002",
+                f"gradients are not exchanged in buckets with parallel {plan.parallel}",
+                "use several processes and --parallel ddp to change their size",
+            )
+
+    def edit(self, plan: Plan, value: Any) -> Plan:
+        """The Plan with buckets of another size."""
+        return plan.replace(bucket_mb=float(value))
 
 
 @register_control

@@ -28,6 +28,7 @@ from lumina.train.health.checks import (
     numbers,
     oscillation,
     progress,
+    ranks,
     repeated,
     resume,
     short_second_moment,
@@ -55,6 +56,7 @@ OWN = (
     log_z,
     machine,
     memory_risk,
+    ranks,
     resume,
 )
 """The files of Lumina's own checks; each registers them as it is imported."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -131,7 +132,10 @@ class StepGuard:
     def _agree(self) -> None:
         assert self._program is not None
         self._passed += 1
-        if self._program.mesh.everyone.any_(False):
+        everyone, began = self._program.mesh.everyone, time.perf_counter()
+        short = everyone.any_(False)
+        everyone.waits.append(time.perf_counter() - began)
+        if short:
             raise OthersLackMemoryError
 
     def tell_others(self) -> bool:

@@ -10,6 +10,9 @@ Mode = Literal["shadow", "on"]
 
 Verdict = Literal["better", "same", "worse", "unclear"]
 
+Measured = Literal["loss", "seconds", "memory"]
+"""What says whether a change has helped."""
+
 DECISION, OUTCOME = "decision", "decision_outcome"
 """Kinds of the events."""
 
@@ -63,8 +66,10 @@ class Outcome:
         step: of the row that completed the measurement.
         verdict: whether the run does better than it was expected to without the
             decision; "unclear" where that could not be measured.
-        measured: mean loss of the steps that were measured; None: there are none.
-        expected: the loss that was predicted for them without the decision.
+        measured: mean loss of the steps that were measured; None: there are none. Of a
+            change that is about time or memory: median seconds or share in use.
+        expected: the loss that was predicted for them without the decision; likewise
+            the median before it.
         text: a sentence.
     """
 

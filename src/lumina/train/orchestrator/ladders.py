@@ -89,13 +89,15 @@ LADDERS: dict[str, tuple[str, ...]] = {
     "memory_risk": _MEMORY,
     "memory_leak": _MEMORY,
     "memory_pressure": _MEMORY,
+    "memory_imbalance": _MEMORY,
+    "slow_exchange": ("larger_buckets", "smaller_buckets"),
     "depth_routing": ("more_depth_capacity", "less_depth_capacity"),
 }
 """Anomaly -> names of actions in the order in which they are tried. An anomaly without
 a ladder is only told of. A name that no file has registered is passed over. No check of
 Lumina's own raises `safety_violation`: it is for those of plug-ins."""
 
-MUST_HELP = ("plateau", "slow_learning")
+MUST_HELP = ("plateau", "slow_learning", "slow_exchange")
 """Anomalies that do no harm by themselves: a change against one of them is undone not
 only where it made things worse, but also where it made no difference."""
 
@@ -111,7 +113,13 @@ DISTURBING = (
 """Anomalies after which a run recovers for a while. A level loss over steps that have
 one of them says nothing."""
 
-PATIENT = (*MUST_HELP, "expert_imbalance", "dead_experts", "depth_routing")
+PATIENT = (
+    "plateau",
+    "slow_learning",
+    "expert_imbalance",
+    "dead_experts",
+    "depth_routing",
+)
 """Anomalies that do their harm slowly, so that what helps takes as long to pay off:
 nothing is changed against them when the run is nearly over."""
 

@@ -18,7 +18,7 @@ from lumina.state.events import Severity
 from lumina.train.controls import Change, control_named
 from lumina.train.health.check import number
 from lumina.train.health.watching import Finding
-from lumina.train.orchestrator import branching
+from lumina.train.orchestrator import branching, figures
 from lumina.train.orchestrator.actions import ACTIONS, Action
 from lumina.train.orchestrator.course import Course, follow
 from lumina.train.orchestrator.decision import NOTHING, Decision
@@ -64,7 +64,7 @@ class Policy:
             its `tokens`, `epoch` and `phase`; the step and the tokens at which
             something was changed (`acted`); what is `barred`, and why; what was `asked`
             of the arbiter; the `trial` under way, the change to `undo`, the latest
-            `losses`, those at the `outset` and the `lowest`.
+            `losses` and other `figures`, the losses at the `outset` and the `lowest`.
         episodes: the anomalies that go on.
         ledger: the account for metrics and status.
         predictions: how good the predictions of the loss are.
@@ -88,6 +88,7 @@ class Policy:
             "undo": None,
             "branch": None,
             "losses": [],
+            "figures": {},
         }
 
     def see(self, row: Mapping[str, Any]) -> None:
@@ -102,8 +103,9 @@ class Policy:
             follow(memory)
         if memory["trial"] is not None:
             trial = Trial(**memory["trial"])
-            trial.see(step, loss)
+            trial.see(step, number(row, figures.KEYS[trial.measures]))
             memory["trial"] = trial.to_dict()
+        figures.follow(memory, row, figures.BEFORE)
         branching.see(memory, step, loss)
         self.predictions.see(step, loss)
 
@@ -154,8 +156,10 @@ class Policy:
         if change.outcome == "applied":
             self.predictions.drop()
         if rule != "orchestrator" or asked is None:
-            if change.outcome == "applied" and memory["trial"] is not None:
-                self._end_trial(f"{change.name} was changed meanwhile")
+            if change.outcome == "applied":
+                memory["figures"] = {}
+                if memory["trial"] is not None:
+                    self._end_trial(f"{change.name} was changed meanwhile")
             return
         memory["asked"] = None
         decision = Decision(**asked)
@@ -173,6 +177,7 @@ class Policy:
                 self._end_trial(f"{decision.action} followed before it was measured")
             self._act(memory["step"])
             self._try(decision, change, self.limits.cooldown_steps, without)
+        memory["figures"] = {}  # those of before are no measure of what comes next
 
     def rolled_back(self, step: int, then: Mapping[str, Any] | None) -> None:
         """Steps count again from `step`: windows go back, the account stays.
@@ -185,6 +190,7 @@ class Policy:
         kept = [point for point in memory["losses"] if point[0] <= step]
         memory["losses"] = then["memory"]["losses"] if then else kept
         memory["tokens"] = then["memory"]["tokens"] if then else 0
+        memory["figures"] = {}
         since, memory["step"], memory["undo"] = memory["step"], step, None
         if memory["acted"] is not None:
             self._act(step)
@@ -256,9 +262,9 @@ class Policy:
             action = ACTIONS.get(ladder[rung])
             if action is None:
                 continue
-            if action.last_resort and self._is_measuring:
+            if self._has_to_wait(action):
                 self.episodes.climb(finding.anomaly, rung)
-                return None  # what was changed last has yet to show its effect
+                return None
             if objection := self._objection(finding, action):
                 why.append(f"{action.name}: {objection}")
                 continue
@@ -280,6 +286,17 @@ class Policy:
         self.episodes.exhaust(finding.anomaly, finding.step)
         self._leave(finding, "; ".join(why) or "every action was tried")
         return None
+
+    def _has_to_wait(self, action: Action) -> bool:
+        """Whether what was changed last has to show its effect before an action.
+
+        Before the last resort; and where the time of steps is to be compared, until
+        there are some since the change before.
+        """
+        if action.measures == "seconds":
+            times = self.memory["figures"].get("seconds", ())
+            return len(times) < min(self.limits.cooldown_steps, figures.BEFORE)
+        return action.last_resort and self._is_measuring
 
     def _passed_over(
         self, finding: Finding, names: Sequence[str], now: Now
@@ -340,7 +357,10 @@ class Policy:
             self._act(finding.step)
             self.ledger.decided(decision)
             return None
-        if branching.wanted(decision, self.limits, self.plan, self.ledger.counts):
+        by_loss = action.measures == "loss"
+        if by_loss and branching.wanted(
+            decision, self.limits, self.plan, self.ledger.counts
+        ):
             self.ledger.count("branches")
             return branching.begin(self.memory, decision, proposal)
         self.memory["asked"] = decision.to_dict()
@@ -389,6 +409,7 @@ class Policy:
         without: Sequence[list[float]] = (),
     ) -> None:
         """Begin to measure what comes of a decision."""
+        measures = ACTIONS[decision.action].measures
         curve = forecast(self.memory["losses"], self.memory["phase"])
         begun = self.memory["step"]
         self.memory["trial"] = Trial(
@@ -402,6 +423,8 @@ class Policy:
             control=decision.control,
             old=None if change is None else change.old,
             without=list(without),
+            measures=measures,
+            before=list(self.memory["figures"].get(measures, ())),
         ).to_dict()
 
     def _measure(self, step: int, findings: Sequence[Finding]) -> None:

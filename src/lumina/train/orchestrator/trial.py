@@ -9,7 +9,8 @@ from statistics import stdev
 from typing import Any
 
 from lumina.train.health.check import mean, median
-from lumina.train.orchestrator.decision import NOTHING, Outcome, Verdict
+from lumina.train.orchestrator.decision import NOTHING, Measured, Outcome, Verdict
+from lumina.train.orchestrator.figures import compared
 from lumina.train.orchestrator.forecast import Forecast
 
 DEVIATIONS = 3.0
@@ -40,6 +41,9 @@ class Trial:
         broken: measured steps without a finite loss.
         again: measured steps in which the anomaly was found.
         without: (step, loss) of a branch of the run in which nothing was changed.
+        measures: what says whether it has helped; where it is not the loss, `losses`
+            holds those figures.
+        before: the same of steps before the change, where it is not the loss.
     """
 
     number: int
@@ -55,13 +59,15 @@ class Trial:
     broken: int = 0
     again: int = 0
     without: list[list[float]] = field(default_factory=list)
+    measures: Measured = "loss"
+    before: list[float] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `Trial(**values)` is the inverse."""
         return asdict(self)
 
     def see(self, step: int, loss: float | None) -> None:
-        """Take in the loss of a step; None where it is not finite."""
+        """Take in the loss, or figure, of a step; None where it is not finite."""
         if step < self.begin:
             return
         if loss is None:
@@ -86,6 +92,8 @@ class Trial:
             step: of the last row.
             interrupted: why no more steps are measured; empty where all were.
         """
+        if self.measures != "loss" and not interrupted:
+            return self._by_figures(step)
         pairs = [] if interrupted else self._pairs()
         if len(pairs) >= PAIRS:
             return self._compared(step, pairs)
@@ -112,6 +120,17 @@ class Trial:
         if self.again:
             text += f"; {self.anomaly} was found again in {self.again} steps"
         return Outcome(self.number, step, verdict, measured, expected, text)
+
+    def _by_figures(self, step: int) -> Outcome:
+        """What came of a change that is about time or memory."""
+        after = [figure for _, figure in self.losses]
+        found = compared(self.measures, self.before, after)
+        if found is None:
+            text = "there were too few figures to compare"
+            return Outcome(self.number, step, "unclear", None, None, text)
+        return Outcome(
+            self.number, step, found.verdict, found.after, found.before, found.text
+        )
 
     def _pairs(self) -> list[tuple[float, float]]:
         """The losses with the change and without it, of the same rows."""

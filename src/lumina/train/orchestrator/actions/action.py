@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from lumina.errors import LuminaError
 from lumina.plan.plan import Plan
 from lumina.train.controls import control_named
+from lumina.train.orchestrator.decision import Measured
 from lumina.train.rules.rule import Now, Proposal, Reversal
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Action:
         reversal: how far it can be taken back.
         restarts: the run begins again, so that what comes of it shows at the steps that
             it had reached.
+        measures: what says whether it has helped: "loss", "seconds" of a step or
+            "memory", the share in use.
         last_resort: it comes after everything else on its ladder: what was passed over
             on the way is taken first where it can be by now.
     """
@@ -35,6 +38,7 @@ class Action:
     reversal: ClassVar[Reversal] = "undo"
     restarts: ClassVar[bool] = False
     last_resort: ClassVar[bool] = False
+    measures: ClassVar[Measured] = "loss"
 
     def possible(self, plan: Plan) -> str:
         """Why a run of this Plan cannot have the action; empty where it can."""

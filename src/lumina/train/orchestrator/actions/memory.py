@@ -23,6 +23,7 @@ class ClearCache(Action):
     name = "clear_cache"
     level = 1
     control = "memory_cache"
+    measures = "memory"
 
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
         """Always the same."""
@@ -36,6 +37,7 @@ class SmallerMicroBatch(Action):
     name = "smaller_micro_batch"
     level = 2
     control = "micro_batch_size"
+    measures = "memory"
 
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
         """The largest number of rows below the present one."""
@@ -43,7 +45,8 @@ class SmallerMicroBatch(Action):
         if rows == 1:
             return None
         fewer = largest_divisor(plan, rows - 1)
-        what = f"{fewer} rows in a forward instead of {rows}, and more forwards"
+        noun = "row" if fewer == 1 else "rows"
+        what = f"{fewer} {noun} in a forward instead of {rows}, and more forwards"
         return self.changed(finding, fewer, what)
 
 
@@ -54,6 +57,7 @@ class RecomputeActivations(Action):
     name = "recompute_activations"
     level = 2
     control: ClassVar[str] = "gradient_checkpointing"
+    measures = "memory"
 
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
         """From none to selective, from selective to full."""

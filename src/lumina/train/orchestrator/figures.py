@@ -1,0 +1,91 @@
+"""Changes that are about time or memory: what is measured, and what came of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lumina.quantities import share as in_percent
+from lumina.train.health.check import median, number
+from lumina.train.health.window import error_of_difference, level
+from lumina.train.orchestrator.decision import Measured, Verdict
+
+KEYS: dict[Measured, str] = {
+    "loss": "loss",
+    "seconds": "agreed_step_seconds",
+    "memory": "agreed_memory_share",
+}
+"""What is measured -> the key of a row that has it, which all ranks see alike."""
+
+BESIDE: tuple[Measured, ...] = ("seconds", "memory")
+"""What is remembered beside losses."""
+
+BEFORE = 20
+"""Steps before a change with which those after it are compared."""
+
+DEVIATIONS = 3.0
+"""Standard errors of the difference of two medians that count."""
+
+SHARE: dict[Measured, float] = {"seconds": 0.03, "memory": 0.01}
+"""Share of the figure below which a difference does not count."""
+
+
+class Compared(NamedTuple):
+    """Two medians.
+
+    Attributes:
+        verdict: less time or memory is better.
+        after: the median after the change.
+        before: the median before it.
+        text: a sentence.
+    """
+
+    verdict: Verdict
+    after: float
+    before: float
+    text: str
+
+
+def follow(memory: dict[str, Any], row: Mapping[str, Any], most: int) -> None:
+    """Keep the figures of a row in what the policy remembers.
+
+    Args:
+        memory: of the policy.
+        row: of metrics.jsonl.
+        most: figures that are kept.
+    """
+    held = memory.setdefault("figures", {})
+    for measure in BESIDE:
+        if (figure := number(row, KEYS[measure])) is not None:
+            held[measure] = [*held.get(measure, []), figure][-most:]
+
+
+def compared(
+    measures: Measured, before: Sequence[float], after: Sequence[float]
+) -> Compared | None:
+    """The figures after a change beside those before it; None where some are missing.
+
+    Args:
+        measures: what they are.
+        before: of steps before the change.
+        after: of steps after it, once it has settled.
+    """
+    if min(len(before), len(after)) < 3:
+        return None
+    spread = max(level(before).spread, level(after).spread)
+    error = error_of_difference(spread, len(before), len(after))
+    now, then = median(after), median(before)
+    margin = max(DEVIATIONS * error, SHARE[measures] * then)
+    verdict: Verdict = "same"
+    if now > then + margin and measures != "memory":  # which other things fill, too
+        verdict = "worse"
+    elif now < then - margin:
+        verdict = "better"
+    text = (
+        f"a step takes {now * 1e3:.4g} ms, and took {then * 1e3:.4g} ms before "
+        f"(differences above {margin * 1e3:.2g} ms count)"
+        if measures == "seconds"
+        else f"{in_percent(now)} of the memory is in use, and {in_percent(then)} were "
+        f"before (differences above {in_percent(margin)} count)"
+    )
+    return Compared(verdict, now, then, text)
