@@ -137,6 +137,7 @@ def test_samples_that_are_all_the_same_are_refused(file: Path) -> None:
         judged(file, Writer(), samples=2, temperature=0)
 
 
+@pytest.mark.covers("EVL-02: code_eval")
 def test_the_command_judges_what_a_model_writes(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
