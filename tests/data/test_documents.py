@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import itertools
 import json
 import os
 import tempfile
@@ -280,6 +281,9 @@ def test_a_long_text_comes_in_pieces_that_join_to_it(
     assert "".join(d.text or "" for d in found[:-1]) == text.rstrip("\n")
     assert [d.continues for d in found] == [False, *[True] * (len(found) - 2), False]
     assert found[-1].text == "next"
+    # Cut where no tokenizer joins: not beside an empty line.
+    for before, after in itertools.pairwise(d.text or "" for d in found[:-1]):
+        assert not before.endswith("\n\n") and not after[0].isspace()
     lines = text.split("\n")
     assert all(lines[d.line - 1] == (d.text or "").split("\n")[0] for d in found[:-1])
     for number, document in enumerate(found):
