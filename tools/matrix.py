@@ -19,7 +19,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from lumina.features import FEATURES
 from lumina.features.measured import committed_rows
+from lumina.train.matrix.cell import Cell, tried_features
 from lumina.train.matrix.judge import STATUSES
 from lumina.train.matrix.named import named_cells
 from lumina.train.matrix.use_cases import USE_CASES
@@ -84,6 +86,7 @@ def _same(row: dict[str, Any]) -> tuple[str, ...]:
 
 def page(rows: list[Any]) -> str:
     """What stands between the marks."""
+    tried_features()  # ways to share a training register theirs
     order = [cell.name for cell in named_cells()]
     named = [row for row in rows if row["named"] in order]
     named.sort(key=lambda row: order.index(row["named"]))
@@ -171,13 +174,37 @@ def _pairs(rows: list[Any]) -> str:
                     "verified" if row["status"] == "verified" else row["status"]
                 )
     counts = Counter(known.values())
+    close = {
+        pair
+        for row in rows
+        if row["status"] == "verified"
+        for pair in combinations(sorted(row["features"]), 2)
+        if _within(row["figures"], pair)
+    }
     names = {name for row in rows for name in row["features"]}
     every = len(names) * (len(names) - 1) // 2
     shown = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     return (
         f"Of the {every} pairs of {len(names)} features {len(known)} are known: "
-        f"{shown}. Of the others no row says anything; `lumina matrix --pairs` tries "
-        "them."
+        f"{shown}. Of the verified ones {len(close)} are in a row whose errors are within "
+        "what the two alone are allowed; the others are in rows that a third feature "
+        "allows more. Of pairs that are not known no row says anything; `lumina matrix "
+        "--pairs` tries them."
+    )
+
+
+def _within(figures: dict[str, Any], pair: tuple[str, ...]) -> bool:
+    """Whether a row's errors are no larger than a cell of two features may have."""
+    if not FEATURES.keys() >= set(pair):
+        return False
+    allowed = Cell(pair).tolerance
+    return all(
+        isinstance(figures.get(name), float) and figures[name] <= most
+        for name, most in (
+            ("first_loss_error", allowed.first_loss),
+            ("gradient_error", allowed.gradients),
+            ("learned_error", allowed.learned),
+        )
     )
 
 

@@ -192,3 +192,12 @@ def test_two_ranks_train_as_one(beside: str, tmp_path: Path) -> None:
     assert figures["states_agree"] == 1
     if beside != "mixture_of_experts":  # as MTX-07 and MTX-08
         assert_performs(row)
+
+
+@pytest.mark.thorough
+def test_gradients_of_divided_states_are_compared_whole(tmp_path: Path) -> None:
+    """Each rank of zero1 has those of its rows alone."""
+    assert matrix(tmp_path, "--only", "MTX-11 ZeRO-1") == 0
+    (row,) = rows(tmp_path).values()
+    assert (row["status"], row["ranks"]) == ("verified", 2), row["why"]
+    assert row["figures"]["gradient_error"] < 1e-4

@@ -174,6 +174,20 @@ def test_long_rows_and_edges_have_run_by_themselves() -> None:
     )
 
 
+@pytest.mark.covers("MTX-39: DeepSpeed (3)")
+def test_the_three_stages_of_zero_have_run_with_others() -> None:
+    """Lumina's own: states divided, gradients too, and weights too."""
+    stages = {"MTX-11 ZeRO-1": "zero1", "MTX-12": "zero2", "MTX-13": "fsdp2"}
+    for name, way in stages.items():
+        row = found(name)[-1]
+        assert row["status"] == VERIFIED and row["ranks"] == 2, name
+        figures = row["figures"]
+        assert way in row["live"] and figures["collectives"] >= 1
+        if way == "zero1":  # weights and gradients whole: 8 of 16 bytes, 8 divided
+            share = figures["held"] / figures["held_reference"]
+            assert 0.6 < share < 1
+
+
 @pytest.mark.parametrize(
     ("name", "instead"),
     [
