@@ -100,8 +100,6 @@ register(
                 "leave tie_embeddings out, or use --hrm-mode language_model",
             ),
         ),
-        trial=Trial(
-            PUZZLES, keeps=False, columns=("act.exact_accuracy",), draws=True
-        ),
+        trial=Trial(PUZZLES, keeps=False, columns=("act.exact_accuracy",), draws=True),
     )
 )
