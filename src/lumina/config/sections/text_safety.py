@@ -39,8 +39,8 @@ class TextSafetySection(Section):
     )
     pause_on_safety_violation: bool = Field(
         False,
-        description="end the run after the next step where samples on the way violate "
-        "a limit, with its State saved; --resume goes on",
+        description="end the run within two steps where samples on the way violate a "
+        "limit, with its State saved; --resume goes on",
     )
     generate_safety_report: bool = Field(
         False,

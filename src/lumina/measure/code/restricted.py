@@ -131,7 +131,7 @@ def run_restricted(source: str, limits: Limits | None = None) -> Ended:
             "parent": os.getpid(),
             "root": root,
             "source": source,
-            "python": os.path.realpath(getattr(sys, "_base_executable", "")),
+            "python": _interpreter(),
             "shown": _shown(),
             "limits": asdict(limits),
         }
@@ -149,11 +149,16 @@ def check_restricted() -> None:
         raise _refused(f"the interpreter does not start in there: {ended.reason}")
 
 
+def _interpreter() -> str:
+    """The interpreter itself, not the one of a virtual environment."""
+    return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+
+
 def _shown() -> list[str]:
     """The folders and files that the interpreter needs; those within others last."""
     paths = sysconfig.get_paths()
     own = {os.path.realpath(paths[name]) for name in ("stdlib", "platstdlib")}
-    own.add(os.path.realpath(getattr(sys, "_base_executable", "")))
+    own.add(_interpreter())
     library = sysconfig.get_config_var("LIBDIR") or ""
     for folder in (library, os.path.join(sys.base_prefix, "lib")):
         if os.path.isdir(folder):
