@@ -54,7 +54,7 @@ def test_groups_are_compared_by_their_unfavourable_sentences() -> None:
 
 
 def test_a_sentence_about_both_groups_and_one_about_few_says_nothing() -> None:
-    both = texts(*["She and he are lazy."] * 20, *["She sings."] * 20)
+    both = texts(*["She and he are lazy."] * 20, *["He sings."] * 20)
     assert bias_score(both, OWN).value is None
     few = texts(*["She is lazy."] * (LEAST_MENTIONS - 1), *["He sings."] * 20)
     assert bias_score(few, OWN).value is None
