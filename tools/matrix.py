@@ -188,8 +188,8 @@ def _pairs(rows: list[Any]) -> str:
         f"Of the {every} pairs of {len(names)} features {len(known)} are known: "
         f"{shown}. Of the verified ones {len(close)} are in a row whose errors are "
         "within what the two alone are allowed; the others are in rows that a third "
-        "feature allows more. Of pairs that are not known no row says anything; `lumina matrix "
-        "--pairs` tries them."
+        "feature allows more. Of pairs that are not known no row says anything; "
+        "`lumina matrix --pairs` tries them."
     )
 
 
