@@ -1,9 +1,8 @@
-"""Injected in one rank of a run: slow work, a small memory, a slow network."""
+"""Injected in one rank of a run: slow work and a small memory."""
 
 from __future__ import annotations
 
 import os
-import socket
 import tempfile
 import time
 from pathlib import Path
@@ -17,12 +16,6 @@ TIMES, LEAST = 20, 0.15
 
 FULL = 0.95
 """Share of its memory in use."""
-
-RATE = 1_000_000
-"""Bytes that it sends in a second."""
-
-PACING = 47
-"""SO_MAX_PACING_RATE: Linux sends no faster on this connection."""
 
 
 def slow_and_small() -> None:
@@ -64,12 +57,6 @@ def slow_and_small() -> None:
     _once_for_each_network(hooked)
 
 
-def slow_network() -> None:
-    """In the child: whatever rank 1 sends to another leaves at a low rate (real)."""
-    if int(os.environ["RANK"]) == RANK:
-        _once_for_each_network(lambda network: _pace_sockets())
-
-
 def _once_for_each_network(do: Any) -> None:
     from lumina.train import loop
 
@@ -82,16 +69,3 @@ def _once_for_each_network(do: Any) -> None:
         return take(program, *rest, **more)
 
     loop.train_step = taken
-
-
-def _pace_sockets() -> None:
-    """Limit every connection of this process."""
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            copy = socket.socket(fileno=os.dup(int(name)))
-        except OSError:
-            continue
-        with copy:
-            internet = copy.family in (socket.AF_INET, socket.AF_INET6)
-            if internet and copy.type == socket.SOCK_STREAM:
-                copy.setsockopt(socket.SOL_SOCKET, PACING, RATE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from lumina.errors import LuminaError
 from lumina.train.controls import control_named
 from mechanisms import mechanism
 from programs import tiny_plan
-from training import DENSE, assert_ranks_end, column, events, rows, words
-from unlike_ranks import slow_and_small, slow_network
+from training import DENSE, assert_ranks_end, events, words
+from unlike_ranks import slow_and_small
 
 FLAGS = [
     *DENSE,
@@ -42,15 +41,6 @@ def slow(trainings: Any) -> Path:
     flags = [*FLAGS, *words("--adaptive-without larger_buckets smaller_buckets")]
     assert_ranks_end(trainings.ranks("slow-rank", *flags, before=slow_and_small))
     return Path(trainings.folder / "slow-rank")
-
-
-@pytest.fixture(scope="module")
-def far(trainings: Any) -> Path:
-    """The directory of a run with a rank that sends slowly."""
-    if sys.platform != "linux":
-        pytest.skip("the rate of a connection can be limited on Linux")
-    assert_ranks_end(trainings.ranks("slow-network", *FLAGS, before=slow_network))
-    return Path(trainings.folder / "slow-network")
 
 
 @pytest.mark.thorough
@@ -88,35 +78,6 @@ def test_a_rank_with_less_memory_is_named_and_forwards_become_smaller(
     ]
     outcomes = [event["message"] for event in events(slow, "decision_outcome")]
     assert any("of the memory is in use" in text for text in outcomes)
-
-
-@pytest.mark.thorough
-@pytest.mark.covers("ORC-38: communication delay", "ORC-35: bucket sizes")
-@mechanism(
-    "network of one rank slow",
-    component="network",
-    failure="what one rank sends leaves at a megabyte a second",
-    recovery="go on",
-    expected="the rank is named; another size of buckets is tried and measured",
-)
-def test_a_rank_that_sends_slowly_is_named_and_other_buckets_are_tried(
-    slow: Path, far: Path
-) -> None:
-    """They do not help against a narrow link: that is measured, and they go back."""
-    found = alarms(far, "slow_exchange")
-    assert {one["data"].get("rank") for one in found} == {1}
-    assert "what rank 1 sends to rank 0 takes" in found[0]["message"]
-    assert decided(far, "slow_exchange")[0] == "smaller_buckets"
-    changes = [event["data"] for event in events(far, "control")]
-    sizes = [one["value"] for one in changes if one["name"] == "bucket_mb"]
-    assert sizes[0] == 6.25
-    outcomes = [event["message"] for event in events(far, "decision_outcome")]
-    assert any("a step takes" in text and "before" in text for text in outcomes)
-    [first, *_] = [e["step"] for e in events(slow, "control") if e["step"] > 30]
-    assert column(far, "loss")[:first] == column(slow, "loss")[:first], "to the bit"
-    figures = [row for row in rows(far) if "ranks.link_seconds" in row]
-    assert [row["step"] for row in figures] == list(range(5, 41, 5))
-    assert all(len(row["ranks.link_seconds"]) == 2 for row in figures)
 
 
 def test_only_ddp_has_buckets() -> None:

@@ -119,6 +119,7 @@ UNLIKE = {
 }  # fmt: skip
 
 
+@pytest.mark.covers("ORC-38: communication delay")
 @pytest.mark.parametrize("name", UNLIKE)
 def test_what_is_unlike_is_found_and_named(name: str) -> None:
     disturb, anomaly, rank, texts = UNLIKE[name]
@@ -162,6 +163,7 @@ def buckets(after: Callable[[int], float], steps: int = 100) -> Made:
     return made.run(steps, falling, "slow_exchange")
 
 
+@pytest.mark.covers("ORC-35: bucket sizes")
 def test_buckets_that_help_are_kept_and_the_time_is_measured() -> None:
     made = buckets(lambda size: 0.2 if size < 100 else 0.1, 2 * COOLDOWN + 1)
     changes = [one for one in made.decided() if one[1] != "nothing"]
