@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -13,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from interleaved import at_first
 from lumina.cli.main import main
+from lumina.data import blocks
 from lumina.data.blocks import Chunk, ChunkTracker, write_blocks
 from lumina.data.documents import read_documents
 from lumina.errors import LuminaError
@@ -49,6 +52,26 @@ def test_an_epoch_is_every_record_once(tmp_path: Path) -> None:
     assert following == Chunk(epoch=1, block=0, chunk=0, first=0, count=15)
     with pytest.raises(LuminaError, match="15 records, not 20"):
         ChunkTracker(tmp_path / "blocks", 20)
+
+
+def test_two_programs_do_not_write_the_same_blocks_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of another size would else put its records into blocks of this one."""
+    refused: list[bool] = []
+
+    def of_another(*_: object) -> None:
+        with open(tmp_path / "blocks" / ".blocks.lock") as lock:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            refused.append(True)
+
+    at_first(monkeypatch, blocks, "write_file", of_another)
+    folder = new_blocks(tmp_path)
+    assert refused == [True]
+    data = read_documents([tmp_path / "data.jsonl"])
+    with pytest.raises(LuminaError, match="blocks of 40 records, not 30"):
+        write_blocks(data, folder, 30)
 
 
 def _claim_all(case: tuple[Path, str]) -> None:

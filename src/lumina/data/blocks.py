@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lumina.data.documents import Document
-from lumina.durable import write_file
+from lumina.durable import changing, write_file
 from lumina.errors import LuminaError
 
 BLOCK_RECORDS = 100_000
@@ -41,7 +41,8 @@ def write_blocks(
 ) -> int:
     """Write documents as blocks; how many blocks there are.
 
-    A folder that was begun before goes on behind its last whole block.
+    A folder that was begun before goes on behind its last whole block. Where another
+    process writes it, this one waits, and then goes on likewise.
 
     Args:
         documents: all of them, always in the same order; pieces of a text are joined.
@@ -52,6 +53,13 @@ def write_blocks(
         LuminaError: E002 where the folder has blocks of another size.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with changing(folder / "blocks"):
+        return _write_blocks(documents, folder, block_records)
+
+
+def _write_blocks(
+    documents: Iterable[Document], folder: Path, block_records: int
+) -> int:
     records = _records(documents)
     number = 0
     while (meta := _meta(folder, number)) is not None:
@@ -67,7 +75,7 @@ def write_blocks(
     while lines := list(islice(records, block_records)):
         block = folder / f"block-{number:06}"
         block.mkdir(exist_ok=True)
-        (block / _RECORDS).write_text("".join(lines), encoding="utf-8")
+        write_file(block / _RECORDS, "".join(lines).encode())
         found = {"records": len(lines), "of": block_records}
         write_file(block / _META, json.dumps(found).encode())
         number += 1
