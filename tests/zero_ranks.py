@@ -106,8 +106,20 @@ def two_stages(rank, place, folder, results):
                 "numbers": numbers.tolist(),
                 "wanted": ahead[0].tolist(),
             }
+    found["reduced"] = {
+        (way, when): _sums_of_gradients(way, when, stream, ranks)
+        for way in ("zero2", "fsdp2")
+        for when in ("step", "micro_batch")
+    }
+    found["beside"] = {
+        (way, where): _two_steps(way, stream, ranks, optimizer_states_in=where)
+        for way in ("zero1", "fsdp2")
+        for where in ("device", "host", "disk")
+    }
     found["optimizers"] = {
-        name: [_two_steps(way, name, stream, ranks) for way in ("zero1", "fsdp2")]
+        name: [
+            _two_steps(way, stream, ranks, optimizer=name) for way in ("zero1", "fsdp2")
+        ]
         for name in known_optimizers()
         if chosen_optimizer(name).sharded and chosen_optimizer(name).trains("matrix", 2)
     }
@@ -116,10 +128,36 @@ def two_stages(rank, place, folder, results):
     ranks.disconnect()
 
 
-def _two_steps(way, optimizer, stream, ranks):
-    program = assemble(
-        plan_of(way, optimizer=optimizer, micro_batch_size=4), ranks=ranks
-    )
+def _two_steps(way, stream, ranks, **changes):
+    """The losses and norms of two steps of one micro-batch."""
+    program = assemble(plan_of(way, micro_batch_size=4, **changes), ranks=ranks)
     numbers, _ = take_steps(program, stream, 2)
     program.close()
     return numbers.tolist()
+
+
+def _sums_of_gradients(way, when, stream, ranks):
+    """Two steps, and the bytes of gradients before the last backward of each."""
+    from torch.distributed.fsdp import FSDPModule
+
+    program = assemble(plan_of(way, gradients_reduced=when), ranks=ranks)
+    found, sync = [], program.way.sync
+
+    def noted(last):
+        if last:
+            units = [m for m in program.network.modules() if isinstance(m, FSDPModule)]
+            groups = [unit._get_fsdp_state()._fsdp_param_group for unit in units]
+            divided = [one for group in groups for one in group.fsdp_params]
+            # Float32 sums of narrower gradients, or those of float32 weights.
+            sums = [one.unsharded_accumulated_grad for one in divided]
+            whole = [getattr(one, "_unsharded_param", None) for one in divided]
+            sums += [one.grad for one in whole if one is not None]
+            parts = [one.sharded_param.grad for one in divided]
+            local = [one.to_local() for one in parts if one is not None]
+            found.append(sum(one.nbytes for one in (*sums, *local) if one is not None))
+        return sync(last)
+
+    program.way.sync = noted
+    numbers, _ = take_steps(program, stream, 2)
+    program.close()
+    return numbers.tolist(), max(found)

@@ -219,6 +219,7 @@ def test_a_switch_of_a_tracker_needs_no_value() -> None:
         ("auto", "zero"),
     ],
 )
+@pytest.mark.covers("DST-03: --zero-stage zero1, zero2, zero3", "DST-03: zero_stage")
 def test_a_stage_of_zero_is_a_way_to_share_the_work(stage: str, way: str) -> None:
     assert settings("--zero-stage", stage).system.parallel == way
     assert Config(zero_stage=stage).system.parallel == way

@@ -132,7 +132,7 @@ def test_a_truth_value_that_belongs_to_no_switch_is_refused(
         ("--no_cuda", "device is cpu"),
         ("--load_best_model_at_end", "--best"),
         ("--train_on_inputs", "loss_on"),
-        ("--deepspeed", "parallel"),
+        ("--fsdp", "parallel"),
         ("--push_to_hub", "lumina export"),
         ("--eval_iters", "eval_batches"),
         ("--cutoff_len", "seq_length"),

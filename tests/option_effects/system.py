@@ -130,10 +130,14 @@ def processes(runs: Runs) -> None:
 
 
 def _plan(runs: Runs, **leaves: Any) -> Any:
+    return plan_of_two(runs.config(global_batch_size=8, **leaves))
+
+
+def plan_of_two(config: Any) -> Any:
+    """The Plan of two processes."""
     from lumina.plan.environment import probe
     from lumina.plan.make import make_plan
 
-    config = runs.config(global_batch_size=8, **leaves)
     return make_plan(
         config,
         probe(config),

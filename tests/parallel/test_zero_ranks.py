@@ -35,6 +35,7 @@ def alone(changes: dict[str, Any]) -> Any:
     return tiny_plan(changes.get("moe", False), **values)
 
 
+@pytest.mark.covers("DST-03: ZeRO-1 (optimizer states)")
 @pytest.mark.parametrize("setting", list(SETTINGS))
 def test_losses_and_clipped_norms_are_those_of_one_process(store, two, setting) -> None:
     plan = alone(SETTINGS[setting])
@@ -82,7 +83,20 @@ def test_what_was_saved_goes_on_in_one_process(store, two) -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("setting", list(SETTINGS))
+@pytest.mark.covers("DST-03: ZeRO-1 (optimizer states)")
+@pytest.mark.parametrize(
+    "setting",
+    [
+        pytest.param(
+            name,
+            # Blocks are computed again in stage 1.
+            marks=pytest.mark.covers("MTX-11: initialised", "MTX-11: stage 1")
+            if name == "recomputed"
+            else (),
+        )
+        for name in SETTINGS
+    ],
+)
 def test_each_rank_holds_what_the_plan_says(two, setting) -> None:
     """The two ranks together hold the states once; each the weights whole."""
     plan = plan_of(**SETTINGS[setting])
@@ -90,6 +104,30 @@ def test_each_rank_holds_what_the_plan_says(two, setting) -> None:
     for rank in two.values():
         held = rank[setting]["held"]
         assert held == {name: planned[name] for name in held}
+
+
+@pytest.mark.covers("DST-03: ZeRO-2 (+ gradients)", "DST-03: ZeRO-3 (+ parameters)")
+@pytest.mark.parametrize("way", ["zero2", "fsdp2"])
+def test_gradients_of_micro_batches_are_whole_or_divided(two, way) -> None:
+    """Reduced once a step, each rank holds all of them until then, as is planned."""
+    planned = []
+    for when in ("step", "micro_batch"):
+        plan = plan_of(way, gradients_reduced=when)
+        planned.append(state_bytes(plan.spec, layout_of(plan))["gradients"])
+    for rank in two.values():
+        once, whole = rank["reduced"][way, "step"]
+        each, parts = rank["reduced"][way, "micro_batch"]
+        assert each == [pytest.approx(row, rel=1e-5) for row in once]
+        assert parts == planned[1]
+        assert whole == planned[0] - planned[1] == 2 * parts
+
+
+@pytest.mark.covers("DST-06")
+@pytest.mark.parametrize("way", ["zero1", "fsdp2"])
+def test_states_beside_the_device_change_nothing(two, way) -> None:
+    """Each rank has its part of them in host memory or in files."""
+    found = two[1]["beside"]
+    assert found[way, "host"] == found[way, "disk"] == found[way, "device"]
 
 
 def test_every_optimizer_steps_as_it_does_with_divided_weights(two) -> None:

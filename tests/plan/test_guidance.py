@@ -50,6 +50,19 @@ def test_batches_by_hardware(
     assert guidance.batch_for(gib, preset, "finetune") == finetune
 
 
+@pytest.mark.covers("DST-07")
+def test_stages_of_zero_by_size(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = (1e9, 6.9e9, 7e9, 2.9e10, 3e10, 9e10, 1e11)
+    stages = [guidance.stage_for(size) for size in sizes]
+    assert [stage for stage, _ in stages] == [1, 1, 2, 2, 3, 3, 3]
+    assert [offload for _, offload in stages] == [False] * 6 + [True]
+    for preset, stage in (("b1", 1), ("b7", 2), ("b50", 3)):
+        assert main(["suggest", "--preset", preset]) == 0
+        text = capsys.readouterr().out
+        assert f"--zero-stage {stage}" in text and "--zero-stage auto goes by" in text
+        assert ("--optimizer-states-in host" in text) is (preset == "b50")
+
+
 @pytest.mark.covers("PRE-16", "PRE-17")
 def test_lengths_and_conversations() -> None:
     found = guidance.tables()

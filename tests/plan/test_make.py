@@ -148,6 +148,26 @@ def test_the_first_stage_of_zero_with_room_is_taken() -> None:
         plan_for(config, gpu(gib=8), world_size=8)
 
 
+@pytest.mark.covers("DST-03: fallback to standard optimizer with reason")
+@pytest.mark.parametrize("stage", ["1", "2", "3", "auto"])
+def test_a_stage_of_zero_in_one_process_shares_nothing_and_says_so(stage: str) -> None:
+    plan = plan_for(small(zero_stage=stage))
+    assert (plan.parallel, plan.optimizer) == ("none", "adamw")
+    (told,) = [text for text in plan.warnings if "one process" in text]
+    assert "nothing is shared" in told
+
+
+def test_weights_of_16_bits_alone_and_stage_1_are_refused_before_a_start() -> None:
+    kept = small(zero_stage=1, amp=False, model_dtype="bf16")
+    with pytest.raises(LuminaError, match="model_dtype bfloat16 keeps none") as caught:
+        plan_for(kept, gpu(), world_size=2)
+    assert caught.value.code == "E002"
+    early = small(zero_stage=1, optimizer_in_backward=True, max_grad_norm=0.0)
+    with pytest.raises(LuminaError, match="optimizer_in_backward") as caught:
+        plan_for(early, gpu(), world_size=2)
+    assert caught.value.code == "E002"
+
+
 def test_ddp_while_a_model_fits_then_shared_weights() -> None:
     config = Config.resolve(preset="l2:b1", flags={"seq_length": 512})
     roomy = plan_for(config, gpu(gib=140), world_size=8)

@@ -54,6 +54,7 @@ from lumina.optim.logit_clip import LogitClip
 from lumina.optim.optimizer import Optimizers, local
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Place
+from lumina.plan.exchanging import messages_of
 from lumina.plan.plan import Plan
 from lumina.plan.transfer import first_factors
 from lumina.state.state import State
@@ -137,6 +138,7 @@ class Program:
                 self.compute_dtype,
                 whole,
                 bucket_mb=plan.bucket_mb,
+                messages=messages_of(plan),
             )
         )
         self._initial: InitialValues | None = None

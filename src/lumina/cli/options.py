@@ -111,6 +111,20 @@ def _add_start(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--config-file", metavar="FILE", help="options in YAML; flags override it"
     )
+    group.add_argument(
+        "--deepspeed",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help="a configuration of DeepSpeed in JSON: its items become options",
+    )
+    group.add_argument(
+        "--use-deepspeed",
+        nargs="?",
+        const="true",
+        metavar="true",
+        default=argparse.SUPPRESS,
+        help="--parallel zero, unless --zero-stage says which stage",
+    )
 
 
 def _add_leaf(group: argparse._ArgumentGroup, leaf: str) -> None:

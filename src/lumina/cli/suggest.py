@@ -68,6 +68,7 @@ def _facts(args: argparse.Namespace) -> dict[str, Any]:
     )
     machine = probe("cpu" if config.system.device == "cpu" else "auto")
     rate = guidance.rate_for(counts.total, purpose)
+    stage, offload = guidance.stage_for(counts.total)
     batch = guidance.batch_for(
         machine.memory_bytes / 2**30 if machine.device == "cuda" else 0.0,
         config.preset or "",
@@ -92,6 +93,8 @@ def _facts(args: argparse.Namespace) -> dict[str, Any]:
             "batch_size": batch,
             "epochs": guidance.epochs_for(tokens) if purpose == "base" else 3,
             "window_size": list(guidance.window_for(spec.seq_length)),
+            "zero_stage": stage,
+            "optimizer_states_in": "host" if offload else "device",
         },
         "laws": [_law(one) for one in found],
         "global_batch_size": [max(1, round(one)) for one in sequences],
@@ -135,6 +138,13 @@ def _window(least: int, most: int) -> str:
     return f"{most}" if least == most else f"{least} to {most}"
 
 
+def _offload(listed: dict[str, Any]) -> str:
+    """What goes with a stage of ZeRO, in words."""
+    if listed["optimizer_states_in"] == "device":
+        return ""
+    return f" --optimizer-states-in {listed['optimizer_states_in']}"
+
+
 def _law(one: Answer) -> dict[str, Any]:
     return {"source": one.source, **dataclasses.asdict(one)}
 
@@ -155,6 +165,9 @@ def _text(facts: dict[str, Any]) -> str:
         + (f"  --batch-size {listed['batch_size']}" if listed["batch_size"] else ""),
         f"  --window-size {_window(*listed['window_size'])} for rows of "
         f"{facts['seq_length']:,} tokens, where attention is to be cheaper",
+        f"  --zero-stage {listed['zero_stage']}{_offload(listed)} for this size, on "
+        "several devices; --zero-stage auto goes by their memory, and `lumina plan "
+        "--nproc N` shows it",
         "",
         "by fits of published runs:",
     ]

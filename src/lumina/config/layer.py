@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lumina.config.leaves import understood
+from lumina.config.leaves import USE_DEEPSPEED, is_on, understood
 from lumina.errors import LuminaError
 
 _BESIDES: dict[str, dict[str, object]] = {
@@ -26,12 +26,14 @@ class Layer:
     Attributes:
         leaves: key -> value as written.
         spelling: key -> the name under which it was set.
+        shares: `use_deepspeed` is on: the work is shared as a stage of ZeRO does.
     """
 
     def __init__(self, place: str = "") -> None:
         self.place = place
         self.leaves: dict[str, object] = {}
         self.spelling: dict[str, str] = {}
+        self.shares = False
 
     def put(self, name: str, value: object) -> None:
         """Take one option as it was written.
@@ -40,6 +42,8 @@ class Layer:
             LuminaError: E002 for an option given under two spellings, E004 for one that
                 does not exist, E005 for a switch that is neither on nor off.
         """
+        if str(name).strip().replace("-", "_") == USE_DEEPSPEED:
+            self.shares = is_on(USE_DEEPSPEED, value)
         for leaf, meant in understood(name, value).items():
             if leaf in self.leaves:
                 what = f"{self.place} sets {leaf}" if self.place else f"{leaf} is set"
@@ -55,7 +59,8 @@ class Layer:
         """The options, with names of transformers' Trainer meant as there.
 
         `max_steps` sets `num_train_epochs` aside, in this layer and in the one below;
-        `lr_scheduler_type` brings what `_BESIDES` lists where nothing else is said.
+        `lr_scheduler_type` brings what `_BESIDES` lists where nothing else is said, and
+        `use_deepspeed` the first stage of ZeRO that has room.
 
         Raises:
             LuminaError: E002 for a warm-up beside a constant `lr_scheduler_type`.
@@ -71,6 +76,8 @@ class Layer:
                 self._refuse_warmup()
             for leaf, value in _BESIDES.get(shape, {}).items():
                 self.leaves.setdefault(leaf, value)
+        if self.shares and not (below and "parallel" in below.leaves):
+            self.leaves.setdefault("parallel", "zero")
         return self.leaves
 
     def _refuse_warmup(self) -> None:

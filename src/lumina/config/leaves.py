@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from lumina.config.deepspeed import translated
 from lumina.config.names_elsewhere import NAMES
 from lumina.config.phase_entries import phase_text
 from lumina.config.provenance import show
@@ -65,6 +66,9 @@ IN_STEPS = {
 }
 """Counts of steps; transformers takes a share of the run too. How to give that here."""
 
+USE_DEEPSPEED = "use_deepspeed"
+"""A switch of the earlier designs: which stage it is, another option may say."""
+
 _SPELLED_ALIKE = 0.85
 """How like an option a wrong name must be to be a slip of the fingers."""
 
@@ -101,6 +105,10 @@ def understood(name: str, value: object) -> dict[str, object]:
         LuminaError: E004 unknown option, E005 a switch that is neither on nor off.
     """
     key = str(name).strip().replace("-", "_")
+    if key == "deepspeed":
+        return translated(value)
+    if key == USE_DEEPSPEED:
+        return {}
     leaf = canonical(name)
     if key == "max_steps" and str(value).strip() == "-1":
         return {}
@@ -134,15 +142,27 @@ def understood(name: str, value: object) -> dict[str, object]:
 
 def _switched(key: str, value: object) -> dict[str, object]:
     """What a switch that stands for a value says, or nothing where it is off."""
-    word = str(value).strip().lower()
-    if word in ("false", "no", "off"):
-        return {}
     leaf, meant = SWITCHES[key]
-    if word not in ("true", "yes", "on"):
+    return {leaf: meant} if is_on(key, value, f"; see {leaf}") else {}
+
+
+def is_on(key: str, value: object, more: str = "") -> bool:
+    """Whether a switch is on.
+
+    Args:
+        key: its name.
+        value: as written.
+        more: for the hint.
+
+    Raises:
+        LuminaError: E005 for what is neither on nor off.
+    """
+    word = str(value).strip().lower()
+    if word not in ("true", "yes", "on", "false", "no", "off"):
         raise LuminaError(
-            "E005", f"{key} cannot be {value!r}", f"{key} is true or false; see {leaf}"
+            "E005", f"{key} cannot be {value!r}", f"{key} is true or false{more}"
         )
-    return {leaf: meant}
+    return word in ("true", "yes", "on")
 
 
 def canonical(name: str) -> str:

@@ -125,8 +125,9 @@ VALUES: dict[str, dict[str, str | None]] = {
 MEANT: dict[str, str] = {
     "dataset_chunk_size": "rows are divided among processes one by one; `lumina data "
     "blocks` cuts data into blocks, which ChunkTracker gives to processes in chunks",
-    "use_deepspeed": "parallel zero2 or fsdp2 divides states, gradients and weights as "
-    "DeepSpeed's stages 2 and 3 do",
+    "use_deepspeed": "parallel is zero1, zero2 or fsdp2, which are the stages of ZeRO",
+    "stage3_param_persistence_threshold": "parallel fsdp2 gathers the small tensors of "
+    "a block in one message with its others, and keeps none whole",
     "datasets": "train_data names files, folders or globs",
     "dataset": "train_data names files, folders or globs",
     "data": "train_data names files, folders or globs",
@@ -204,7 +205,7 @@ MEANT: dict[str, str] = {
     "attn_implementation": "attention names the way it is computed",
     "flash_attn": "attention names the way it is computed",
     "flash_attention": "attention names the way it is computed",
-    "deepspeed": "parallel says what is shared among processes (zero2, fsdp2)",
+    "deepspeed": "parallel says what is shared among processes (zero1, zero2, fsdp2)",
     "fsdp": "parallel says what is shared among processes (zero2, fsdp2)",
     "strategy": "parallel says what is shared among processes (ddp, zero2, fsdp2)",
     "push_to_hub": "nothing is sent anywhere: `lumina export` writes a folder",

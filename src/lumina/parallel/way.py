@@ -32,11 +32,14 @@ class Messages:
         gathered: likewise, of the weights that ranks give each other.
         overlap: messages are sent while others are on their way, and gradients while
             the backward pass goes on.
+        every_pass: where weights are sharded, gradients are reduced in every backward
+            pass, and not only in the last of a step.
     """
 
     reduced: int = 2**24
     gathered: int = 2**24
     overlap: bool = True
+    every_pass: bool = False
 
 
 MESSAGES = Messages()
@@ -77,6 +80,8 @@ class Conditions:
         weights_dtype: the type in which weights are kept, likewise.
         optimizer_in_backward: whether a weight changes as soon as its gradient is
             there, on the rank that has it.
+        messages_asked: options of its own messages that were set.
+        reduces_each: whether gradients are to be reduced after every micro-batch.
     """
 
     spec: ModelSpec
@@ -86,6 +91,8 @@ class Conditions:
     compile: bool
     weights_dtype: str = "float32"
     optimizer_in_backward: bool = False
+    messages_asked: tuple[str, ...] = ()
+    reduces_each: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +140,8 @@ class Way:
             of every parameter only, by rows, and gets the gradients of that part. Where
             weights are `sharded` it always does; where they are not, `part` says which
             rows, and `publish` gives every rank the rows that others have changed.
+        forms_messages: whether it groups what it sends as `Messages` says, and not
+            block by block or as PyTorch does.
         masters_apart: whether the network's weights are half-precision copies of
             float32 masters, where the compute type is half precision. Otherwise
             parameters are float32, and modules cast them.
@@ -149,6 +158,7 @@ class Way:
     several: ClassVar[bool] = True
     sharded: ClassVar[bool] = False
     divides_states: ClassVar[bool] = False
+    forms_messages: ClassVar[bool] = False
     masters_apart: ClassVar[bool] = False
     synchronised: ClassVar[bool] = True
     buckets: ClassVar[bool] = False
@@ -179,6 +189,17 @@ class Way:
             return (
                 "keeps float32 weights on every rank, not the "
                 f"{conditions.weights_dtype} of model_dtype"
+            )
+        if conditions.messages_asked and not cls.forms_messages:
+            sends = "a block at a time" if cls.sharded else "as PyTorch groups it"
+            return (
+                f"sends {sends} while it computes: it has no use for "
+                f"{', '.join(conditions.messages_asked)}, which zero1 has"
+            )
+        if conditions.reduces_each and not cls.sharded:
+            return (
+                "adds up whole gradients and reduces them once a step, not after each "
+                "micro-batch (gradients_reduced)"
             )
         return None
 

@@ -11,6 +11,7 @@ from lumina.model.spec import ModelSpec
 from lumina.plan.costs.cost import Layout
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.environment import Environment
+from lumina.plan.exchanging import MESSAGE_OPTIONS, messages_of
 from lumina.quantities import byte_size
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def decide_offload(config: Config, spec: ModelSpec, decisions: Decisions) -> Non
         "activations_in",
         "feedforward_tile",
         "attention_head_groups",
+        *MESSAGE_OPTIONS,
     ):
         value = config.get(field)
         value = "" if value is None else value
@@ -65,6 +67,7 @@ def layout_beside(plan: Plan) -> dict[str, Any]:
         "masters_beside": plan.masters_beside,
         "freeze": plan.freeze,
         "weights_ahead": plan.weights_ahead,
+        "messages": messages_of(plan),
     }
 
 

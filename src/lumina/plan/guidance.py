@@ -63,6 +63,18 @@ def epochs_for(tokens: float) -> int:
     return int(next(row for row in rows if tokens < row["below"])["epochs"][0])
 
 
+def stage_for(parameters: float) -> tuple[int, bool]:
+    """The stage of ZeRO of the table, and whether states leave the devices.
+
+    By size alone: what a plan counts on the devices that there are decides.
+
+    Args:
+        parameters: of the model.
+    """
+    row = next(row for row in tables()["stages"] if parameters < row["below"])
+    return int(row["stage"]), bool(row["offload"])
+
+
 @dataclass(frozen=True)
 class Answer:
     """What a fit says.

@@ -31,6 +31,7 @@ from lumina.plan.elsewhere import (
     layout_beside,
 )
 from lumina.plan.environment import Environment, no_device
+from lumina.plan.exchanging import asked_of_exchange, tried_layouts, when_reduced
 from lumina.plan.fallbacks import refuse_fallbacks
 from lumina.plan.feature_choice import (
     check_features,
@@ -326,31 +327,13 @@ def _layouts(
         decisions.values["compile"],
         decisions.values["weights_dtype"],
         decisions.values["optimizer_in_backward"],
+        **asked_of_exchange(config),
     )
     ways = ways_to_share(config, conditions, decisions)
     fitting = fitting_ways(config, spec, ways)
-    # Where states or weights are divided, to gather weights costs less than to compute
-    # activations again.
-    alike = [[way.name] for way in fitting if not way.divides_states]
-    alike.append([way.name for way in fitting if way.divides_states])
     checkpointing = ways_to_recompute(config, spec)
-    tried = [
-        (parallel, recomputed, split)
-        for group in alike
-        for recomputed in checkpointing
-        for parallel in group
-        for split in batching.choices
-    ]
-    return [
-        replace(
-            base,
-            **recomputed,
-            parallel=parallel,
-            micro_batch_size=split.micro_batch_size,
-            grad_accum=split.grad_accum,
-        )
-        for parallel, recomputed, split in tried
-    ]
+    asked = config.exchange.gradients_reduced
+    return tried_layouts(base, fitting, checkpointing, batching.choices, asked)
 
 
 def _sizes(decisions: Decisions) -> Sizes:
@@ -401,6 +384,7 @@ def _record_layout(
     without = replace(layout, gradient_checkpointing="none")
     taken = estimate(spec, without)["bound"] / machine.memory_bytes
     why = why_recomputed(config, layout, room, taken)
+    decisions.decide("gradients_reduced", *when_reduced(config, layout, room))
     decisions.decide("gradient_checkpointing", layout.gradient_checkpointing, why)
     decisions.decide("block_checkpointing", layout.block_checkpointing, why)
     split = Split(layout.micro_batch_size, layout.grad_accum)

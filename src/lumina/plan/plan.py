@@ -85,6 +85,11 @@ class Plan:
         weights_in: where weights of blocks live, all or the frozen ones: an entry of
             `lumina.optim.paging.home.HOMES`, or "device".
         weights_ahead: blocks whose weights are on their way while one computes.
+        gradients_reduced: of several micro-batches, where weights are sharded: once a
+            "step", or after each "micro_batch".
+        overlap_comm: as of `lumina.parallel.way.Messages.overlap`.
+        reduce_bucket_size: as of its `reduced`.
+        allgather_bucket_size: as of its `gathered`.
         offload_folder: for files; "": the one in LUMINA_CACHE.
         optimizer_in_backward: a weight changes as soon as its gradient is there, in
             steps of one forward.
@@ -229,6 +234,10 @@ class Plan:
     embedding_in: str = "device"
     weights_in: str = "device"
     weights_ahead: int = 1
+    gradients_reduced: str = "step"
+    overlap_comm: bool = True
+    reduce_bucket_size: int = 2**24
+    allgather_bucket_size: int = 2**24
     offload_folder: str = ""
     activations_in: str = "device"
     activation_bits: int = 0

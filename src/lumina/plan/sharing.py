@@ -36,6 +36,8 @@ def ways_to_share(
     if conditions.sizes.total == 1:
         if asked != AUTO and tried[0].several:
             decisions.warn(f"parallel {asked} has one process: nothing is shared")
+        if unused := conditions.messages_asked:
+            decisions.warn(f"{', '.join(unused)}: one process sends nothing")
         return [alone()]
     refused = {way.name: way.refuses(conditions) for way in tried}
     usable = [way for way in tried if refused[way.name] is None]

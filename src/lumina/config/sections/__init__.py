@@ -10,6 +10,7 @@ from lumina.config.sections.adaptive import AdaptiveSection
 from lumina.config.sections.answering import AnsweringSection
 from lumina.config.sections.batch_search import BatchSearchSection
 from lumina.config.sections.data import DataSection
+from lumina.config.sections.exchange import ExchangeSection
 from lumina.config.sections.experience import ExperienceSection
 from lumina.config.sections.hrm import HrmSection
 from lumina.config.sections.kernels import KernelsSection
@@ -83,6 +84,7 @@ class Sections:
     supervisor: SupervisorSection
     nodes: NodesSection
     system: SystemSection
+    exchange: ExchangeSection
     kernels: KernelsSection
 
 

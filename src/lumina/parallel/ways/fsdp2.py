@@ -34,10 +34,15 @@ class Sharded(Way):
         shard(self.place)
 
     def sync(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients are reduced in the last backward, and add up locally before."""
+        """Gradients are reduced in the last backward, and add up locally before.
+
+        Whole, so that all of them are on every rank until then; where messages are for
+        `every_pass`, each backward reduces its own, and their parts add up.
+        """
         from lumina.parallel.sharding import synchronise_gradients
 
-        synchronise_gradients(self.place.network, last)
+        reduces = last or self.place.messages.every_pass
+        synchronise_gradients(self.place.network, reduces)
         return nullcontext()
 
     def after_evaluation(self) -> None:

@@ -33,6 +33,7 @@ class DividedStates(Way):
     stage = 1
     divides_states = True
     masters_apart = True
+    forms_messages = True
     _exchange: Exchange | None = None
 
     @classmethod

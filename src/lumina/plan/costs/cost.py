@@ -190,13 +190,14 @@ class Layout:
         """Bytes of all gradients on one device.
 
         Of 16 bits where the weights are copies of masters and nothing accumulates.
-        Where only states are divided, a float32 part of every gradient, and while they
-        add up each device has those of its own tokens whole; otherwise they leave the
-        device as they come, and are counted as communication.
+        Where states are divided, a float32 part of every gradient, and while they add
+        up each device has those of its own tokens whole, unless every pass reduces
+        them; they leave the device as they come, and are counted as communication.
         """
         way = chosen_way(self.parallel)
-        if way.divides_states and not way.sharded:
-            adding = self.trained(spec) if self.accumulates else 0
+        if way.divides_states:
+            whole = self.accumulates and not self.messages.every_pass
+            adding = self.trained(spec) if whole else 0
             return math.ceil(4 * (self.trained_here(spec) + adding))
         half, held = BYTES[self.compute_dtype] == 2, self.weights_dtype != "float32"
         narrow = (held or (half and way.masters_apart)) and not self.accumulates
@@ -206,8 +207,7 @@ class Layout:
         total = count_parameters(spec).total - count_sparse(spec)
         all_train = self.trainable is None or self.trainable == total
         routers = count_parameters(spec).router if all_train else 0
-        ranks = self.data_ranks if way.sharded else 1
-        return math.ceil(2 * (trained + routers / ranks))
+        return math.ceil(2 * (trained + routers))
 
     def gradients_at_a_time(self, spec: ModelSpec) -> int:
         """Bytes of gradients where each is released as soon as it is complete.

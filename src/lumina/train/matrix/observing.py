@@ -16,6 +16,7 @@ from lumina.assemble.held_bytes import held_bytes
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
 from lumina.measure.live_bytes import LiveBytes
+from lumina.optim.sharded import whole
 from lumina.train.matrix.sharing import Collectives, several, states_digest
 from lumina.train.watch import Look, Watch
 
@@ -121,6 +122,8 @@ class _StepLook(Look):
             gradient = slot.parameter.grad
             if gradient is None or not hasattr(gradient, "full_tensor"):
                 gradient = slot.gradient()
+                if gradient is not None:  # of the rows that this rank trains
+                    gradient = whole(gradient, slot.parameter.detach())
             if gradient is not None:
                 # In float16 the scale itself may be infinite.
                 scaled = gradient.float() / scale
