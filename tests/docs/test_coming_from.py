@@ -59,7 +59,7 @@ def test_names_are_taken_or_answered_with_an_option(table: str) -> None:
 
 
 def test_options_on_the_right_are_options() -> None:
-    others = {"--best-metric", "--max-seq-len"}
+    others = {"--best-metric", "--max-seq-len", "--deepspeed"}
     for _, _, right in rows():
         for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", right):
             name = flag.removeprefix("--").removeprefix("no-")
