@@ -61,7 +61,7 @@ def test_nothing_in_a_cell_ends_it():
 def test_options_that_pages_name_exist():
     """Of `lumina train`, in the pages that say what another trainer's name is here."""
     known = {leaf.replace("_", "-") for leaf in (*LEAVES, *SYNONYMS, "preset")}
-    others = {"dry-run", "json", "config-file"}
+    others = {"dry-run", "json", "config-file", "deepspeed"}
     for page in ("coming-from", "missing", "hardware", "fine-tune", "pretrain"):
         lines = (DOCS / f"{page}.md").read_text().splitlines()
         # A row's first cell has the other trainer's names.

@@ -66,8 +66,8 @@ def test_explain_counts_what_was_changed_and_what_was_left_alone(
     actions: list[str], mode: str, said: str
 ) -> None:
     made = [Made(n, 10 + n, "divergence", one) for n, one in enumerate(actions)]
-    facts = {"run": "r", "adaptive": mode, "experience": None, "without": {}}
-    told = in_words(facts | {"made": made})
+    facts = {"run": "r", "adaptive": mode, "experience": None, "failed": None}
+    told = in_words(facts | {"without": {}, "made": made})
     assert f"\nin short: {said}" in told
 
 

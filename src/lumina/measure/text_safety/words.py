@@ -53,7 +53,9 @@ def read_words(path: str | os.PathLike[str] | None) -> WordLists:
     except FileNotFoundError:
         raise LuminaError("E104", f"{name}: no such file", "check the path") from None
     except OSError as error:
-        raise LuminaError("E106", f"{name}: {error.strerror}") from error
+        raise LuminaError(
+            "E106", f"{name}: {error.strerror}", "name a file that may be read"
+        ) from error
     except UnicodeDecodeError:
         raise LuminaError("E103", f"{name}: not UTF-8", "convert it") from None
     except tomllib.TOMLDecodeError as error:
