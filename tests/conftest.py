@@ -53,6 +53,23 @@ def lumina_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
+def environment_left_alone() -> Iterator[None]:
+    """No test leaves settings of Lumina or of a launcher to those after it."""
+
+    def settings() -> dict[str, str]:
+        ours = ("LUMINA_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "OMP_NUM_THREADS")
+        return {k: x for k, x in os.environ.items() if k.startswith(ours)}
+
+    before = settings()
+    yield
+    after = settings()
+    for name in after.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+    assert after == before, "the test changed the environment and left it so"
+
+
+@pytest.fixture(autouse=True)
 def memory_limits_forgotten(lumina_cache: Path) -> Iterator[None]:
     """What a test found too large for the memory is no limit to the next test."""
     yield

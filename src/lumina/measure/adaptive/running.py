@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from lumina.cache_root import cache_in
 from lumina.measure.adaptive.adapter import Adapter, Task
 from lumina.measure.adaptive.arms import Arm, faults_of, recipe, shortened
 from lumina.measure.adaptive.log import read_log
@@ -66,7 +66,15 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
     faults = faults_of(scenario, arm, whole.steps)
     if why := job.adapter.refuses(whole, faults):
         return {**facts, "status": "refused", "why": why}
-    os.environ["LUMINA_CACHE"] = str(folder / "cache")
+    with cache_in(folder / "cache"):
+        return {**facts, **_outcome(job, whole, faults, folder)}
+
+
+def _outcome(
+    job: Job, whole: Recipe, faults: Sequence[dict[str, Any]], folder: Path
+) -> dict[str, Any]:
+    """The row of what the arm does with a scenario that has an answer to it."""
+    scenario, arm = job.scenario, job.arm
 
     def made(
         name: str, one: Recipe, happens: Sequence[Mapping[str, Any]]
@@ -80,8 +88,7 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
             made(f"{n}", recipe(scenario, arm, factor=factor, found=job.tuned), faults)
             for n, factor in enumerate(arm.best_of)
         ]
-        best = min(range(len(runs)), key=lambda n: _loss_or_worst(runs[n]))
-        return {**facts, **runs[best]}
+        return min(runs, key=_loss_or_worst)
     spent: list[dict[str, Any]] = []
     if arm.probes:
         short = shortened(whole, max(1, round(whole.steps * PROBE)))
@@ -96,8 +103,7 @@ def run_job(job: Job, folder: Path) -> dict[str, Any]:
         rest = shortened(whole, whole.steps - short.steps * len(arm.probes))
         whole = replace(rest, learning_rate=rate)
         faults = faults_of(scenario, arm, whole.steps)
-    row = made("run", whole, faults)
-    return {**facts, **_after(row, spent)}
+    return _after(made("run", whole, faults), spent)
 
 
 def _loss_or_worst(row: Mapping[str, Any]) -> float:

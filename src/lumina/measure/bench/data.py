@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lumina.cache_root import cache_in
 from lumina.data.cache import require_space
 from lumina.data.tokenizer import Tokenizer
 from lumina.measure.bench.streaming import measure_memory, measure_start
@@ -61,7 +61,10 @@ def measure(parts: tuple[str, ...], amounts: Amounts) -> dict[str, Any]:
         LuminaError: E204 where generated files do not fit onto the disk.
     """
     cores = amounts.cores or os.cpu_count() or 1
-    with tempfile.TemporaryDirectory(dir=amounts.folder) as name, _cache_in(name):
+    with (
+        tempfile.TemporaryDirectory(dir=amounts.folder) as name,
+        cache_in(os.path.join(name, "cache")),
+    ):
         folder = Path(name)
         tokenizer = _tokenizer(amounts)
         found: dict[str, Any] = {
@@ -75,20 +78,6 @@ def measure(parts: tuple[str, ...], amounts: Amounts) -> dict[str, Any]:
             found[part] = PARTS[part](folder, tokenizer, amounts, cores)
     found["load_after"] = list(os.getloadavg())
     return found
-
-
-@contextlib.contextmanager
-def _cache_in(folder: str) -> Iterator[None]:
-    """Nothing is found in the cache, and nothing is left there."""
-    before = os.environ.get("LUMINA_CACHE")
-    os.environ["LUMINA_CACHE"] = os.path.join(folder, "cache")
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["LUMINA_CACHE"]
-        else:
-            os.environ["LUMINA_CACHE"] = before
 
 
 def _tokenizer(amounts: Amounts) -> Tokenizer:
