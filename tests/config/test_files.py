@@ -208,6 +208,22 @@ def test_any_accepted_value_survives_saving(
     assert Config.load(path) == config
 
 
+@pytest.mark.parametrize(
+    ("leaf", "number"),
+    [("tier", 3), ("activation_bits", 8), ("quantization_bits", 4)],
+)
+def test_a_number_is_the_choice_that_is_written_so(
+    tmp_path: Path, leaf: str, number: int
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"{leaf}: {number}\n")
+    section = getattr(Config.load(path), LEAVES[leaf])
+    assert getattr(section, leaf) == str(number)
+    path.write_text(f"{leaf}: true\n")
+    with pytest.raises(LuminaError, match=f"{leaf} cannot be True"):
+        Config.load(path)
+
+
 def test_saved_file_is_plain_yaml(tmp_path: Path) -> None:
     values = yaml.safe_load(ConfigPresets.get("l2:b7").to_yaml())
     assert values["preset"] == "l2:b7"

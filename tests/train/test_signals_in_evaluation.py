@@ -84,6 +84,8 @@ def extra_of(run):
     assert memories.pop("performance") and memories.pop("memory_leak")
     assert memories.pop("memory_risk") and health["outlook"].pop("used")
     assert memories.pop("data_wait") and memories.pop("resume_discontinuity")
+    for name in ("unequal_ranks", "slow_exchange", "memory_imbalance"):
+        assert memories[name].pop("seconds")
     return extra
 
 

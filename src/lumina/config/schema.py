@@ -155,7 +155,8 @@ def _kinds(leaf: str) -> list[Schema]:
 
 
 def _choices(leaf: str, words: tuple[str, ...]) -> list[Schema]:
-    kinds: list[Schema] = [{"enum": list(words)}]
+    numbers = [int(word) for word in words if word.isdigit()]
+    kinds: list[Schema] = [{"enum": [*words, *numbers]}]
     if others := VALUE_SYNONYMS.get(leaf):
         kinds.append({"enum": list(others)})
     if leaf in SWITCHED:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from lumina.config.sections.section import Section
+from lumina.config.sections.section import Section, number_as_word
 
 
 class ActivationsSection(Section):
@@ -48,8 +48,4 @@ class ActivationsSection(Section):
         ),
     )
 
-    @field_validator("activation_bits", mode="before")
-    @classmethod
-    def _written(cls, value: object) -> object:
-        """A number as it is written."""
-        return str(value) if isinstance(value, int) else value
+    _bits = field_validator("activation_bits", mode="before")(number_as_word)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from lumina.config.sections.section import Section
+from lumina.config.sections.section import Section, number_as_word
 
 QuantizationMethod = Literal[
     "bnb", "llm_int8", "int4", "fp8", "quanto", "quanto_dynamic", "gptq"
@@ -66,8 +66,4 @@ class QuantizationSection(Section):
         ),
     )
 
-    @field_validator("quantization_bits", mode="before")
-    @classmethod
-    def _as_text(cls, value: object) -> object:
-        """A number is written as one, too."""
-        return str(value) if type(value) is int else value
+    _bits = field_validator("quantization_bits", mode="before")(number_as_word)

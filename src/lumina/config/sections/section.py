@@ -7,6 +7,14 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 
+def number_as_word(value: object) -> object:
+    """The word "8" for the number 8, where choices are words: in YAML an 8 is a number.
+
+    True and False stay what they are, and are refused.
+    """
+    return str(value) if type(value) is int else value
+
+
 class Section(BaseModel):
     """Options that belong together; unknown keys are refused, values are checked.
 

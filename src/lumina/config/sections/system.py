@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from lumina.config.sections.section import Section
+from lumina.config.sections.section import Section, number_as_word
 from lumina.quantities import bytes_of
 
 
@@ -146,6 +146,8 @@ class SystemSection(Section):
     no_features: tuple[str, ...] = Field(
         (), description="features without an option of their own to leave out"
     )
+
+    _tier = field_validator("tier", mode="before")(number_as_word)
 
     @field_validator("cap_memory")
     @classmethod

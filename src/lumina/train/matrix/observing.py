@@ -126,8 +126,7 @@ class _StepLook(Look):
                     gradient = whole(gradient, slot.parameter.detach())
             if gradient is not None:
                 # In float16 the scale itself may be infinite.
-                scaled = gradient.float() / scale
-                self._keep(slot.name, _of_all_ranks(scaled, slot.parameter))
+                self._keep(slot.name, gradient.float() / scale)
 
     def updated(self) -> None:
         """The step is over for all that is looked at."""
@@ -189,29 +188,6 @@ class _StepLook(Look):
             for name, module in block.named_children():
                 hook = functools.partial(_passed, self.observer.passes, name)
                 self._handles.append(module.register_forward_hook(hook))
-
-
-def _of_all_ranks(gradient: Tensor, parameter: Tensor) -> Tensor:
-    """A gradient as one divided tensor, where this rank trains a part of a parameter.
-
-    Args:
-        gradient: of the whole parameter or of this rank's part.
-        parameter: as the optimizer has it.
-    """
-    if not hasattr(parameter, "full_tensor") or hasattr(gradient, "full_tensor"):
-        return gradient
-    from torch.distributed.tensor import DTensor
-
-    whole: Any = parameter
-    found: Tensor = DTensor.from_local(
-        gradient.view(whole.to_local().shape),
-        whole.device_mesh,
-        whole.placements,
-        run_check=False,
-        shape=whole.shape,
-        stride=whole.stride(),
-    )
-    return found
 
 
 def _passed(passes: Counter[str], name: str, *_: Any) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from lumina.plan.experience import Confidence, confidence
 from lumina.plan.plan import Plan
+from lumina.quantities import counted
 from lumina.state.events import Severity
 from lumina.train.controls import Change, control_named
 from lumina.train.health.check import number
@@ -284,7 +285,9 @@ class Policy:
             self.episodes.climb(finding.anomaly, rung + 1)
             return self._ask(finding, action, proposal, now)
         self.episodes.exhaust(finding.anomaly, finding.step)
-        self._leave(finding, "; ".join(why) or "every action was tried")
+        # An action can stand on several rungs of a ladder.
+        said = "; ".join(dict.fromkeys(why))
+        self._leave(finding, said or "every action was tried")
         return None
 
     def _has_to_wait(self, action: Action) -> bool:
@@ -329,7 +332,7 @@ class Policy:
             return early
         gone = self.ledger.counts.get("rollbacks_performed", 0)
         if action.control == ROLLBACK and gone >= self.limits.rollbacks:
-            return f"the run went back {gone} times"
+            return f"the run went back {counted(gone, 'time')}"
         needed, sure = self.limits.confidence_for(action), self._sure(finding, action)
         if sure.value < needed:
             return f"confidence {sure.value:.2f} is below {needed:g}; {sure.why}"
