@@ -8,6 +8,7 @@ process too, so that this is the same as with two processes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -172,4 +173,27 @@ def test_a_lock_goes_with_an_error_inside_it(tmp_path):
     with contextlib.suppress(KeyError), changing(path):
         raise KeyError
     with changing(path):
+        pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_written_to_all_the_same(
+    tmp_path, monkeypatch, number
+):
+    def none(file, how):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    path = tmp_path / "values.json"
+    with changing(path):
+        write_file(path, b"1")
+    assert path.read_bytes() == b"1"
+
+
+def test_a_lock_that_is_refused_for_another_reason_is_an_error(tmp_path, monkeypatch):
+    def interrupted(file, how):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(fcntl, "flock", interrupted)
+    with pytest.raises(OSError, match="Bad file"), changing(tmp_path / "values.json"):
         pass

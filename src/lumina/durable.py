@@ -18,6 +18,7 @@ from lumina.errors import LuminaError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
 
 
@@ -79,13 +80,18 @@ def changing(path: Path) -> Iterator[None]:
     Whoever reads a file, adds to it and writes it back does so in here: else two at
     once lose what one of them added. Other threads wait as other processes do; it is
     not to be entered twice. The lock is a file beside `path`, which stays, and the
-    system drops it when the process dies.
+    system drops it when the process dies. Where the file system has no locks, as on
+    some clusters, nobody waits, and two at once may lose what one of them added.
 
     Raises:
         OSError: the folder is not there or may not be written.
     """
     with open(path.with_name(f".{path.name}.lock"), "ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
         yield
 
 
