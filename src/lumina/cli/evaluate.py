@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lumina.cli.answering import (
     add_device_options,
@@ -131,27 +131,34 @@ def run(args: argparse.Namespace) -> int:
     outcome = evaluate(
         model_path(args),
         args.data,
-        device=args.device,
-        precision=args.precision,
-        which="best" if args.best else "latest",
-        ema=args.ema,
-        task=args.task,
-        adapters=args.adapter,
         seq_length=args.seq_length,
-        batch_size=args.batch_size,
         loss_on=args.loss_on,
         format=args.format,
         field=args.field,
-        data_errors=args.data_errors,
         cache=named,
-        on_event=tell,
-        on_rows=row_progress(),
+        **_how_evaluated(args),
     )
     if args.json:
         print(json.dumps(outcome.to_dict(), ensure_ascii=not output_is_unicode()))
     else:
         print(_text(outcome))
     return 0
+
+
+def _how_evaluated(args: argparse.Namespace) -> dict[str, Any]:
+    """What is the same for texts and for tasks: the model, rows, and what is told."""
+    return {
+        "device": args.device,
+        "precision": args.precision,
+        "which": "best" if args.best else "latest",
+        "ema": args.ema,
+        "task": args.task,
+        "adapters": args.adapter,
+        "batch_size": args.batch_size,
+        "data_errors": args.data_errors,
+        "on_event": tell,
+        "on_rows": row_progress(),
+    }
 
 
 _OF_DATA = ("data", "loss_on", "format", "field", "seq_length")
@@ -185,16 +192,7 @@ def _on_tasks(args: argparse.Namespace) -> int:
     results = evaluate_tasks(
         model,
         files_by_task(args.tasks, "--tasks"),
-        device=args.device,
-        precision=args.precision,
-        which="best" if args.best else "latest",
-        ema=args.ema,
-        task=args.task,
-        adapters=args.adapter,
-        batch_size=args.batch_size,
-        data_errors=args.data_errors,
-        on_event=tell,
-        on_rows=row_progress(),
+        **_how_evaluated(args),
         **how_asked(args),
     )
     show_and_write(results, model, output, args.json, args.errors or 0)
