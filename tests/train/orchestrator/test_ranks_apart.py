@@ -200,6 +200,10 @@ def test_buckets_stay_within_bounds() -> None:
     assert proposed("larger_buckets", 1.0, plan.replace(parameters=1000)) is None
     assert proposed("smaller_buckets", 1.9) is None
     assert proposed("smaller_buckets", 25.0) == 6.25
+    six = plan.replace(parameters=6 * 2**18)  # 6 MiB of gradients
+    assert proposed("smaller_buckets", 25.0, six) is None, "one bucket either way"
+    assert proposed("smaller_buckets", 24.0, six) is None
+    assert proposed("smaller_buckets", 23.0, six) == 5.75
 
 
 def test_what_memory_takes_is_no_reason_to_undo() -> None:

@@ -31,14 +31,14 @@ class _Buckets(Action):
     def proposal(self, finding: Finding, now: Now, plan: Plan) -> Proposal | None:
         """Four times as large or as small, within bounds.
 
-        Gradients that all fit into one bucket are exchanged at once however much
-        larger it gets. Where one direction has helped, the other is not tried.
+        Nothing changes where all gradients fit into one bucket of the present size
+        and of the other. Where one direction has helped, the other is not tried.
         """
         size = now(self.control)
         other = size * self.factor
         helped = (size - plan.bucket_mb) * (self.factor - 1) < 0
-        one = self.factor > 1 and size >= 4 * plan.parameters / 2**20
-        if helped or one or not LEAST <= other <= MOST:
+        gradients = 4 * plan.parameters / 2**20  # MiB
+        if helped or min(size, other) >= gradients or not LEAST <= other <= MOST:
             return None
         return self.changed(
             finding,
