@@ -19,6 +19,9 @@ DECISION, OUTCOME = "decision", "decision_outcome"
 NOTHING = "nothing"
 """The action of a decision to change nothing."""
 
+UNDO = "undo"
+"""The action of taking back a change that made things worse."""
+
 
 @dataclass(frozen=True)
 class Decision:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from lumina.train.health import watching  # registers the checks  # noqa: F401
 from lumina.train.health.check import CHECKS
 from lumina.train.orchestrator.actions import ACTIONS
-from lumina.train.orchestrator.policy import UNDO
+from lumina.train.orchestrator.decision import UNDO
 
 VERDICTS = {
     "better": "the loss afterwards was lower than it was on its way to before",
