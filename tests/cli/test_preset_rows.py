@@ -130,7 +130,7 @@ def test_documented_hardware_is_named_and_held_against_the_memory_that_is_needed
 @pytest.mark.covers("PRE-19: estimated memory")
 def test_the_memory_shown_is_the_estimate_for_training(capsys):
     from lumina.config import Config
-    from lumina.plan.costs.cost import Layout
+    from lumina.plan.costs.layout import Layout
     from lumina.plan.memory import estimate
     from lumina.plan.shape import resolve_spec
     from lumina.quantities import byte_size

@@ -13,7 +13,7 @@ from lumina.data.documents import read_documents
 from lumina.errors import CODES, LuminaError
 from lumina.observe.trackers import chosen_tracker, declared
 from lumina.optim.declared import chosen_optimizer
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.doctor import OPTIONAL
 from lumina.plan.memory import estimate
 from lumina.plan.shape import resolve_spec

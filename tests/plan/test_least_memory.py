@@ -10,7 +10,7 @@ from lumina.cli.main import main
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.plan.claimed_factors import FACTORS
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.least_memory import MODES, least_memory, settings_of
 from lumina.plan.make import layout_of
 from lumina.plan.memory import estimate

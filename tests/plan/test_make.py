@@ -7,7 +7,7 @@ import pytest
 
 from lumina.config import Config, ConfigPresets
 from lumina.errors import LuminaError
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.count import count_parameters, trainable
 from lumina.plan.hardware_profiles import find_profile
 from lumina.plan.memory import estimate

@@ -15,7 +15,7 @@ from lumina.batch import Batch
 from lumina.config import Config
 from lumina.measure.live_bytes import LiveBytes
 from lumina.model.build import build_network
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.costs.state import state_bytes
 from lumina.plan.count import count_parameters
 from lumina.plan.memory import COMPONENTS, estimate

@@ -17,7 +17,7 @@ from lumina.errors import LuminaError
 from lumina.model.build import build_network
 from lumina.model.registry import load_plugins
 from lumina.model.spec import ModelSpec
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.flops import flops_per_token
 from lumina.plan.memory import estimate

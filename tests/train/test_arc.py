@@ -13,7 +13,7 @@ from lumina.cli.main import main
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.model.build import build_network
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.count import count_parameters, count_sparse, count_trainable
 from lumina.plan.memory import estimate
 from lumina.plan.shape import resolve_spec

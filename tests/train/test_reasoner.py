@@ -183,7 +183,7 @@ def test_counted_operations_are_the_executed_ones() -> None:
 @pytest.mark.parametrize("variant", ["hrm", "trm"])
 def test_estimated_activations_are_those_kept_or_a_little_more(variant: str) -> None:
     from lumina.batch import Batch
-    from lumina.plan.costs.cost import Layout
+    from lumina.plan.costs.layout import Layout
     from lumina.plan.memory import estimate
 
     spec = resolve_spec(

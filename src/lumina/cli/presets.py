@@ -15,7 +15,7 @@ from lumina.config import Config
 from lumina.config.presets import ALIASES, PRESETS, Preset, find_preset
 from lumina.config.provenance import show
 from lumina.errors import LuminaError
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.count import Counts, count_parameters
 from lumina.plan.hardware_profiles import GIB, HardwareProfile, find_profile
 from lumina.plan.memory import STAYS, estimate

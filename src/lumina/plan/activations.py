@@ -15,7 +15,7 @@ from lumina.plan.costs.block import (
     feedforward_bytes,
     open_scores,
 )
-from lumina.plan.costs.cost import Forward, Kept
+from lumina.plan.costs.forward import Forward, Kept
 from lumina.plan.costs.table import costs_of
 
 TILE_VALUES = 7

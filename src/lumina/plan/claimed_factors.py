@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lumina.model.spec import ModelSpec
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.memory import COMPILED_SHARE, estimate
 
 PAGE = 256

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lumina.errors import LuminaError
 from lumina.features import find_feature
 from lumina.model.spec import ModelSpec
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.environment import Environment
 from lumina.plan.exchanging import MESSAGE_OPTIONS, messages_of

@@ -13,7 +13,7 @@ from lumina.plan.decisions import source_of
 if TYPE_CHECKING:
     from lumina.config import Config
     from lumina.plan.batching import Split
-    from lumina.plan.costs.cost import Layout
+    from lumina.plan.costs.layout import Layout
     from lumina.plan.plan import Plan
 
 MESSAGE_OPTIONS = ("overlap_comm", "reduce_bucket_size", "allgather_bucket_size")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from lumina.model.spec import ModelSpec
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.count import count_parameters
 from lumina.plan.memory import estimate
 from lumina.quantities import byte_size, count

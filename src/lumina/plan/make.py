@@ -19,7 +19,7 @@ from lumina.plan.batching import (
     resolve_batching,
 )
 from lumina.plan.chunks import decide_chunks
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.count import count_parameters, count_trainable
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.device_rules import rule_for

@@ -23,8 +23,10 @@ from lumina.parallel.way import Exchanged
 from lumina.plan.activations import kept_by_block, kept_outside, working_bytes
 from lumina.plan.checkpointing import kind_of, recomputes, segments
 from lumina.plan.costs.adapters import where_adapters_stand
-from lumina.plan.costs.cost import BYTES, Cost, Forward, Kept, Layout
+from lumina.plan.costs.cost import Cost
+from lumina.plan.costs.forward import BYTES, Forward, Kept
 from lumina.plan.costs.kept_bits import AT_A_TIME, CODING, bytes_of_a_number
+from lumina.plan.costs.layout import Layout
 from lumina.plan.costs.state import block_size, state_bytes
 from lumina.plan.costs.table import costs_of
 

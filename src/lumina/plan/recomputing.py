@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.plan.checkpointing import AUTOMATIC, KEPT, decisions, runs_of
-from lumina.plan.costs.cost import Layout
+from lumina.plan.costs.layout import Layout
 from lumina.plan.decisions import source_of
 from lumina.plan.memory import estimate
 from lumina.quantities import byte_size

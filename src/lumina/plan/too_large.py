@@ -9,7 +9,7 @@ from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.optim.declared import known_optimizers
 from lumina.parallel.table import chosen_way, preferred_ways
-from lumina.plan.costs.cost import NO_STATES, Layout
+from lumina.plan.costs.layout import NO_STATES, Layout
 from lumina.plan.elsewhere import elsewhere
 from lumina.plan.environment import Environment
 from lumina.plan.experts_too_large import experts_in_words, fewer_experts

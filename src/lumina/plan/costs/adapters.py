@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 from lumina.model.adapters.settings import AdapterSpec
 from lumina.model.adapters.sites import Site
@@ -14,9 +13,7 @@ from lumina.model.kinds.kind import Kind
 from lumina.model.kinds.table import kinds_of
 from lumina.model.registry import Part, used_parts
 from lumina.model.spec import ModelSpec
-
-if TYPE_CHECKING:
-    from lumina.plan.costs.cost import Forward
+from lumina.plan.costs.forward import Forward
 
 ONLY_HERE = (".qkv", ".gate_up", ".down")
 """Matrices whose input nothing else keeps: not those behind attention, which keeps what

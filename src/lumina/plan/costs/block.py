@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lumina.model.spec import ModelSpec
-from lumina.plan.costs.cost import Forward
+from lumina.plan.costs.forward import Forward
 
 
 def attention_bytes(spec: ModelSpec, forward: Forward) -> int:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from lumina.model.freezing import without_absent
 from lumina.model.spec import HrmSpec, ModelSpec
-from lumina.plan.costs.cost import BYTES, Components, Cost, Layout
+from lumina.plan.costs.cost import Components, Cost
+from lumina.plan.costs.forward import BYTES
+from lumina.plan.costs.layout import Layout
 from lumina.plan.costs.state import state_bytes
 from lumina.plan.count import Counts
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from lumina.model.freezing import without_absent
 from lumina.model.spec import ModelSpec, ModSpec
-from lumina.plan.costs.cost import Cost, Forward, Kept, KeptBy, Share
+from lumina.plan.costs.cost import Cost, KeptBy, Share
+from lumina.plan.costs.forward import Forward, Kept
 
 
 class Depths(Cost):

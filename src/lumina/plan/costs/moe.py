@@ -6,7 +6,9 @@ import math
 from collections.abc import Hashable
 
 from lumina.model.spec import ModelSpec, MoeSpec
-from lumina.plan.costs.cost import Cost, Forward, Kept, Layout
+from lumina.plan.costs.cost import Cost
+from lumina.plan.costs.forward import Forward, Kept
+from lumina.plan.costs.layout import Layout
 
 
 class Experts(Cost):

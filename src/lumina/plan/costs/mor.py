@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from lumina.model.freezing import without_absent
 from lumina.model.spec import ModelSpec, MorSpec
-from lumina.plan.costs.cost import Cost, Forward, Kept, KeptBy
+from lumina.plan.costs.cost import Cost, KeptBy
+from lumina.plan.costs.forward import Forward, Kept
 
 
 class Recursions(Cost):

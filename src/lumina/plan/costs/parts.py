@@ -9,7 +9,8 @@ from dataclasses import replace
 from lumina.model.freezing import without_absent
 from lumina.model.spec import ModelSpec, PartsSpec
 from lumina.plan.costs.block import attention_bytes, open_scores
-from lumina.plan.costs.cost import Cost, Forward, Kept, KeptBy
+from lumina.plan.costs.cost import Cost, KeptBy
+from lumina.plan.costs.forward import Forward, Kept
 from lumina.plan.parts import extra_flops, kept_by_part, own_attention, parts_of
 
 

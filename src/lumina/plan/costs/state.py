@@ -8,7 +8,8 @@ from lumina.model.declared import declared
 from lumina.model.spec import ModelSpec
 from lumina.parallel.table import chosen_way
 from lumina.plan.checkpointing import recomputes
-from lumina.plan.costs.cost import BYTES, Layout
+from lumina.plan.costs.forward import BYTES
+from lumina.plan.costs.layout import Layout
 from lumina.plan.count import block_parameters, count_parameters, count_sparse
 
 

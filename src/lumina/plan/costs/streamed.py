@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lumina.model.declared import in_block
 from lumina.model.freezing import frozen_parameters
 from lumina.model.spec import ModelSpec
 from lumina.model.tensors import Declared
 from lumina.optim.paging.sizes import ALIGNMENT, BETWEEN, PAGE_BYTES
-from lumina.plan.costs.cost import Layout
 from lumina.plan.costs.few_bits import ROLES
+
+if TYPE_CHECKING:
+    from lumina.plan.costs.layout import Layout
 
 UNDER_WAY = 2
 """Blocks whose gradients are on the device: they are made in one, and those of another

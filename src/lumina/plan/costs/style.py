@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lumina.model.spec import ModelSpec
-from lumina.plan.costs.cost import Cost, Forward
+from lumina.plan.costs.cost import Cost
+from lumina.plan.costs.forward import Forward
 
 
 class Styled(Cost):
