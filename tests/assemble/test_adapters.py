@@ -14,7 +14,7 @@ from lumina.model.adapters.start import FirstValues
 from lumina.model.declared import declared
 from lumina.model.kinds.adapters import placed
 from lumina.plan.costs.state import state_bytes
-from lumina.plan.make import layout_of
+from lumina.plan.figures import layout_of
 from lumina.state.adapter_base import Started
 from lumina.train.controls.experts import AddExpert
 from programs import conversations, reassembled, stream_of, take_steps, tiny_plan

@@ -18,7 +18,7 @@ from lumina.measure.live_bytes import LiveBytes
 from lumina.model.build import build_network
 from lumina.plan.checkpointing import runs_of
 from lumina.plan.detail import choices_of
-from lumina.plan.make import layout_of
+from lumina.plan.figures import layout_of
 from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
 from machines import cpu, gpu, plan_for

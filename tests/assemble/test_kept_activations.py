@@ -20,7 +20,7 @@ from lumina.config.provenance import Source
 from lumina.errors import LuminaError
 from lumina.measure.live_bytes import LiveBytes
 from lumina.model.build import build_network
-from lumina.plan.make import layout_of
+from lumina.plan.figures import layout_of
 from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
 from machines import gpu, plan_for

@@ -29,7 +29,7 @@ from lumina.data.packed_stream import BatchStream
 from lumina.model.adapters.settings import AdapterSpec
 from lumina.model.host_table import beside_the_device
 from lumina.plan.costs.streamed import streamed_weights
-from lumina.plan.make import layout_of
+from lumina.plan.figures import layout_of
 from lumina.plan.plan import Plan
 from programs import conversations, reassembled, stream_of, take_steps, tiny_plan
 

@@ -18,7 +18,7 @@ from lumina.model.build import build_network
 from lumina.ops.attention.dispatch import Pattern, attend
 from lumina.ops.attention.in_groups import in_groups
 from lumina.ops.tiled import tiled
-from lumina.plan.make import layout_of
+from lumina.plan.figures import layout_of
 from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
 from machines import gpu, plan_for

@@ -9,7 +9,7 @@ import torch
 
 from lumina.assemble.assemble import StateSource, assemble
 from lumina.plan.costs.state import state_bytes
-from lumina.plan.make import layout_of
+from lumina.plan.figures import layout_of
 from lumina.state.state import State
 from programs import conversations, stream_of, take_steps, tiny_plan
 from training import in_processes

@@ -12,7 +12,7 @@ from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.plan.context_tiers import CONTEXT_TIERS, tier_memories, with_tier
 from lumina.plan.environment import Environment
-from lumina.plan.make import MEMORY_SHARE
+from lumina.plan.layout_choice import MEMORY_SHARE
 from lumina.plan.reach import STEP, longest_row, most_rows
 from lumina.plan.shape import resolve_spec
 from machines import gpu, plan_for

@@ -11,8 +11,8 @@ from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.plan.claimed_factors import FACTORS
 from lumina.plan.costs.layout import Layout
+from lumina.plan.figures import layout_of
 from lumina.plan.least_memory import MODES, least_memory, settings_of
-from lumina.plan.make import layout_of
 from lumina.plan.memory import estimate
 from machines import gpu, plan_for
 

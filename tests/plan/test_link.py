@@ -11,8 +11,8 @@ from lumina.config import Config
 from lumina.features.crossing import Crossing
 from lumina.model.declared import in_block
 from lumina.plan import link
+from lumina.plan.figures import layout_of
 from lumina.plan.link import Link, crossings, link_of, link_time
-from lumina.plan.make import layout_of
 from lumina.plan.plan import Plan
 from lumina.plan.speeds import remember, speed_of
 from lumina.plan.time_estimate import TimeEstimate, estimate_time

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import lumina.plan.environment
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 from machines import gpu
 

@@ -12,7 +12,7 @@ from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.plan.context_tiers import tier_memories, with_tier
 from lumina.plan.environment import Environment
-from lumina.plan.make import MEMORY_SHARE
+from lumina.plan.layout_choice import MEMORY_SHARE
 from lumina.plan.placing import placed, ways_to_place
 from machines import cpu, gpu, plan_for
 

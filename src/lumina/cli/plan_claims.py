@@ -24,7 +24,7 @@ VOCABULARY = 32_000
 def show_claims(plan: Plan, as_json: bool) -> None:
     """Print each factor beside what is counted for a plan, and the gates by tier."""
     from lumina.plan.claimed_factors import FACTORS, GATES
-    from lumina.plan.make import layout_of
+    from lumina.plan.figures import layout_of
 
     layout = layout_of(plan)
     counted = [(one, one.counted(plan.spec, layout)) for one in FACTORS]

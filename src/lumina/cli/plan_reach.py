@@ -80,7 +80,7 @@ def _reach(
     vocab_size: int | None,
     world_size: int,
 ) -> dict[str, Any]:
-    from lumina.plan.make import MEMORY_SHARE, smallest_estimate
+    from lumina.plan.layout_choice import MEMORY_SHARE, smallest_estimate
     from lumina.plan.placing import placed, words_of
     from lumina.plan.reach import longest_row, most_rows
     from lumina.plan.shape import resolve_spec

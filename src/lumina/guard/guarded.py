@@ -13,7 +13,7 @@ from lumina.guard.pretest import run_pretest
 from lumina.guard.safe_optimizations import PretestHook
 from lumina.model.registry import plugins_of
 from lumina.plan.environment import Environment
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 
 

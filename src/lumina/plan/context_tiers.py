@@ -14,7 +14,7 @@ from lumina.config.provenance import Source
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.plan.environment import Environment
-from lumina.plan.make import MEMORY_SHARE, smallest_estimate
+from lumina.plan.layout_choice import MEMORY_SHARE, smallest_estimate
 from lumina.plan.memory import COMPONENTS
 from lumina.plan.placing import placed, words_of
 from lumina.plan.reach import TRIED, with_few_rows

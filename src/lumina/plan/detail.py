@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from lumina.model.declared import declared
 from lumina.model.spec import ModelSpec
 from lumina.plan.checkpointing import AUTOMATIC
-from lumina.plan.make import MEMORY_SHARE, layout_of
+from lumina.plan.figures import layout_of
+from lumina.plan.layout_choice import MEMORY_SHARE
 from lumina.plan.memory import estimate
 from lumina.plan.plan import Plan
 

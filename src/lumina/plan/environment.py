@@ -291,3 +291,17 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def device_asked_for(config: Config, environment: Environment) -> Environment:
+    """The environment on the device that was asked for.
+
+    Raises:
+        LuminaError: E003 where it is not there.
+    """
+    asked = "cuda" if config.system.cuda_ids else config.system.device
+    if asked == "cpu":
+        return environment.on_cpu()
+    if asked not in ("auto", environment.device):
+        raise no_device(asked)
+    return environment

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumina.config.provenance import Source
 from lumina.plan.environment import Environment
-from lumina.plan.make import smallest_estimate
+from lumina.plan.layout_choice import smallest_estimate
 from lumina.plan.memory import COMPONENTS
 from lumina.plan.shape import resolve_spec
 

@@ -13,8 +13,10 @@ from lumina.errors import LuminaError
 from lumina.plan.decisions import asked_for
 from lumina.plan.elsewhere import in_words
 from lumina.plan.environment import Environment
+from lumina.plan.figures import layout_of
+from lumina.plan.layout_choice import MEMORY_SHARE
 from lumina.plan.link import SAME, Link, crossings, link_of, link_time
-from lumina.plan.make import MEMORY_SHARE, layout_of, make_plan
+from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
 from lumina.plan.time_estimate import estimate_time
 

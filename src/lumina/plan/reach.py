@@ -9,7 +9,7 @@ from lumina.config.provenance import Source
 from lumina.errors import LuminaError
 from lumina.plan.decisions import asked_for
 from lumina.plan.environment import Environment
-from lumina.plan.make import smallest_layout_fits
+from lumina.plan.layout_choice import smallest_layout_fits
 from lumina.plan.shape import resolve_spec
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lumina.parallel.table import chosen_way
 from lumina.plan.count import count_trainable
-from lumina.plan.make import layout_of
+from lumina.plan.figures import layout_of
 from lumina.plan.plan import Plan
 
 ROW_BYTES, REPORT_BYTES = 1600, 2**20

@@ -17,9 +17,9 @@ from lumina.parallel.table import chosen_way
 from lumina.plan.checkpointing import recomputed_share
 from lumina.plan.costs.table import costs_of
 from lumina.plan.environment import Environment
+from lumina.plan.figures import layout_of
 from lumina.plan.hardware_profiles import HardwareProfile, profile_of
 from lumina.plan.link import LinkTime, crossings, link_here, link_of, link_time
-from lumina.plan.make import layout_of
 from lumina.plan.peak import peak_here
 from lumina.plan.plan import Plan
 from lumina.plan.speeds import Speed, arithmetic_of, comparable

@@ -9,8 +9,8 @@ from typing import Any
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.features import FEATURES
+from lumina.plan.figures import with_spec
 from lumina.plan.kinds.parts import as_begun
-from lumina.plan.make import with_spec
 from lumina.plan.plan import Plan
 from lumina.state.reader import CheckpointReader
 from lumina.state.state import State

@@ -10,7 +10,7 @@ from lumina.assemble.program import Program
 from lumina.errors import LuminaError
 from lumina.model.kinds.mod import CAPACITY, capacity_at
 from lumina.model.spec import ModSpec
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 from lumina.state.state import State
 from lumina.train.controls.change import Change

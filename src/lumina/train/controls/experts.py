@@ -10,7 +10,7 @@ from lumina.assemble.program import Program
 from lumina.errors import LuminaError
 from lumina.model.moe import routed_layers
 from lumina.model.spec import ModelSpec, MoeSpec
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 from lumina.state.expert_surgery import add_expert, check_prunable, prune_expert
 from lumina.state.state import State

@@ -10,7 +10,7 @@ from lumina.features import FEATURES, Feature, active_features, conflict
 from lumina.guard.pretest import run_pretest
 from lumina.model.registry import plugins_of
 from lumina.plan.environment import probe
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 from lumina.train.controls.control import Control
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lumina.assemble.program import Program
 from lumina.errors import LuminaError
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 from lumina.state.first_weights import respread
 from lumina.state.state import State

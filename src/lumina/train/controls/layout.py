@@ -10,7 +10,7 @@ from lumina.errors import LuminaError
 from lumina.features import FEATURES, active_features, conflict
 from lumina.parallel.table import chosen_way
 from lumina.plan.checkpointing import KINDS, kind_of
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 from lumina.train.controls.control import Control, is_number
 from lumina.train.controls.table import register_control

@@ -9,7 +9,7 @@ from lumina.assemble.program import Program
 from lumina.errors import LuminaError
 from lumina.features.precisions import PRECISIONS
 from lumina.plan.environment import probe
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 from lumina.plan.precision import unsupported
 from lumina.state.state import State

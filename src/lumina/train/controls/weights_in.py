@@ -7,7 +7,7 @@ from typing import Any
 from lumina.assemble.streamed.allowed import problem_of
 from lumina.errors import LuminaError
 from lumina.features import FEATURES, active_features, conflict
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 from lumina.train.controls.layout import Layout
 from lumina.train.controls.table import register_control

@@ -16,7 +16,8 @@ from lumina.parallel.sizes import Sizes
 from lumina.plan.decisions import asked_for
 from lumina.plan.environment import Environment
 from lumina.plan.fine_tuning import fine_tuning
-from lumina.plan.make import make_plan, smallest_estimate
+from lumina.plan.layout_choice import smallest_estimate
+from lumina.plan.make import make_plan
 from lumina.plan.plan import Plan
 from lumina.plan.shape import resolve_spec
 from lumina.quantities import byte_size

@@ -24,7 +24,7 @@ from lumina.config.sections.memory_ladder import MemoryLadderSection
 from lumina.durable import changing, write_file
 from lumina.errors import LuminaError
 from lumina.plan.environment import Environment
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 from lumina.train.controls import control_named
 from lumina.train.memory_ladder.rung import numbers_after, rungs

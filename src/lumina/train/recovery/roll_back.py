@@ -15,7 +15,7 @@ from lumina.assemble.assemble import Source, assemble
 from lumina.assemble.program import Program
 from lumina.assemble.state_parts import as_saved
 from lumina.model.spec import ModelSpec
-from lumina.plan.make import with_spec
+from lumina.plan.figures import with_spec
 from lumina.plan.plan import Plan
 from lumina.state.reader import open_checkpoint
 from lumina.state.rollback import UNDONE

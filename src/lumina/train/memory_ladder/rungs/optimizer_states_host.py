@@ -6,7 +6,7 @@ from typing import Any
 
 from lumina.host_memory import host_memory_bytes
 from lumina.plan.elsewhere import elsewhere
-from lumina.plan.make import layout_of
+from lumina.plan.figures import layout_of
 from lumina.plan.plan import Plan
 from lumina.quantities import byte_size
 from lumina.train.memory_ladder.rung import ROUNDING, Attempt, Rung, register_rung
