@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from lumina.assemble.assemble import StateSource, assemble
+from lumina.assemble.assemble import assemble
 from lumina.assemble.program import Program
+from lumina.assemble.source import StateSource
 from lumina.batch import Batch
 from lumina.config import Config
 from lumina.data.stream import StepBatches

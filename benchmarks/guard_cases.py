@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.batch import Batch
 from lumina.guard.programs import ProgramSubject
 from lumina.model.spec import ModelSpec, MoeSpec

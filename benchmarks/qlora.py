@@ -111,7 +111,8 @@ def ours(case: dict[str, Any]) -> dict[str, Any]:
     """Steps of Lumina."""
     import torch
 
-    from lumina.assemble.assemble import StateSource, assemble
+    from lumina.assemble.assemble import assemble
+    from lumina.assemble.source import StateSource
     from lumina.batch import Batch
     from lumina.data.stream import StepBatches
     from lumina.model.adapters.start import FirstValues

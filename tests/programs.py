@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
 from lumina.assemble.ranks import Ranks
+from lumina.assemble.source import StateSource
 from lumina.config import ConfigPresets
 from lumina.data.packed_stream import BatchStream
 from lumina.data.prepare import prepare

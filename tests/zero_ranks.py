@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.data.store import TokenStore
 from lumina.optim.declared import chosen_optimizer, known_optimizers
 from programs import joined, stream_of, take_steps, tiny_plan

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.errors import LuminaError
 from lumina.model.adapters.settings import AdapterSpec
 from lumina.model.adapters.start import FirstValues

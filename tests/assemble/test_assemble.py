@@ -8,7 +8,8 @@ import weakref
 import pytest
 import torch
 
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.errors import LuminaError
 from lumina.state.state import State
 from programs import (

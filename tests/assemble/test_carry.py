@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lumina.assemble.assemble import StateSource, assemble, capture
+from lumina.assemble.assemble import assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.model.registry import load_plugins
 from lumina.model.spec import PartsSpec
 from programs import conversations, stream_of, take_steps, tiny_plan

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from assemble.test_adapters import ADAPTER, begun, plan_of
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.errors import LuminaError
 from lumina.model import host_table
 from lumina.model.host_table import HostTable, device_of

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from assemble.test_adapters import ADAPTER, begun, plan_of
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
 from lumina.assemble.program import Program
+from lumina.assemble.source import StateSource
 from lumina.assemble.streamed.carrier import Carrier
 from lumina.assemble.streamed.page import WeightPage
 from lumina.data.packed_stream import BatchStream

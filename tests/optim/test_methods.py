@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from lumina.assemble.assemble import StateSource, assemble, capture
+from lumina.assemble.assemble import assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.model.declared import declared

@@ -13,7 +13,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lumina.assemble.assemble import StateSource, assemble, capture
+from lumina.assemble.assemble import assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.errors import LuminaError
 from lumina.optim.declared import chosen_optimizer
 from lumina.optim.paging import sizes

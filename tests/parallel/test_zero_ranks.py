@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from lumina.assemble.assemble import StateSource, assemble
+from lumina.assemble.assemble import assemble
+from lumina.assemble.source import StateSource
 from lumina.plan.costs.state import state_bytes
 from lumina.plan.figures import layout_of
 from lumina.state.state import State

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.cli.main import main
 from lumina.config import Config
 from lumina.errors import LuminaError

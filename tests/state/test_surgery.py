@@ -8,7 +8,8 @@ from fnmatch import fnmatch
 import pytest
 import torch
 
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
 from lumina.state.expert_surgery import add_expert, prune_expert

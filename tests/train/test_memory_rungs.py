@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
 from capped_memory import CappedMemory
-from lumina.assemble.assemble import StateSource
+from lumina.assemble.source import StateSource
 from lumina.config import Config
 from lumina.config.provenance import Source
 from lumina.errors import LuminaError

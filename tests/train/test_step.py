@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.batch import IGNORE
 from lumina.train.step import SCALARS, train_step
 from programs import conversations, stream_of, take_steps, tiny_plan

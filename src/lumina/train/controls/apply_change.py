@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
-from lumina.assemble.assemble import Progress, StateSource, assemble, capture
+from lumina.assemble.assemble import Progress, assemble, capture
 from lumina.assemble.emptying import empty_cache
 from lumina.assemble.program import Program
+from lumina.assemble.source import StateSource
 from lumina.memory_shortage import shortage_code
 from lumina.train.controls.change import Change
 from lumina.train.controls.control import Control

@@ -11,8 +11,9 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from lumina.assemble.assemble import Source, assemble
+from lumina.assemble.assemble import assemble
 from lumina.assemble.program import Program
+from lumina.assemble.source import Source
 from lumina.assemble.state_parts import as_saved
 from lumina.model.spec import ModelSpec
 from lumina.plan.figures import with_spec

@@ -8,8 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lumina.assemble.assemble import Source, StateSource
 from lumina.assemble.ranks import Ranks
+from lumina.assemble.source import Source, StateSource
 from lumina.state.state import State
 
 _WEIGHTS = ""
