@@ -13,6 +13,7 @@ import pytest
 from lumina.config.provenance import Source
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.observe.console import Console
+from lumina.observe.run_figures import RunFigures
 from lumina.plan.plan import Plan
 
 SPEC = ModelSpec(
@@ -256,9 +257,9 @@ def test_live_block_shows_the_figures_and_events_above():
         assert cell in bare, cell
     rows = f"{PLAN.global_batch_size} ({PLAN.micro_batch_size} x {PLAN.grad_accum} x 1)"
     assert f"batch {rows}" in bare
-    sgd = Console(stream=Terminal(), live=True, clock=ticking())
-    sgd.start(PLAN.replace(optimizer="sgd"), 0)
-    assert "beta" not in dict(sgd._cells())
+    sgd = RunFigures(clock=ticking())
+    sgd.begin(PLAN.replace(optimizer="sgd"), 0, {})
+    assert "beta" not in dict(sgd.cells())
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l")  # the cursor is back
 
 
