@@ -91,8 +91,12 @@ class Trial:
     Attributes:
         options: leaves of the configuration that switch it on. A text may hold the
             places of what the matrix prepares: {data}, {more}, {chat}, {puzzles},
-            {base} (a trained model of the same shape), {parts} (a plug-in), {folder}.
+            {base} (a trained model of the same shape), {base in CODEC} (the same with
+            the values that its matrices have in few bits), {parts} (a plug-in),
+            {folder}.
         beside: leaves that it needs besides; the reference has them as well.
+        reference: leaves that the reference has in place of those in `beside`: what
+            the feature does to the numbers before training begins.
         keeps: whether it computes what a run without it computes, within `tolerance`.
             Otherwise it changes the model or the training, and the reference of a cell
             has it as well.
@@ -120,6 +124,7 @@ class Trial:
 
     options: Mapping[str, Any]
     beside: Mapping[str, Any] = field(default_factory=dict)
+    reference: Mapping[str, Any] = field(default_factory=dict)
     keeps: bool = True
     tolerance: Tolerance = field(default_factory=Tolerance)
     calls: tuple[str, ...] = ()

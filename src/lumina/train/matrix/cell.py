@@ -52,15 +52,22 @@ class Cell:
     def reference(self) -> dict[str, Any]:
         """The same of the run that it is compared with.
 
-        What keeps the numbers is left out; what changes them is on in both.
+        What keeps the numbers is left out; what changes them is on in both. What
+        rounds its weights once may say what makes the reference begin with them so.
         """
         changing = [name for name in self.features if not trial_of(name).keeps]
         keeping = [trial_of(name) for name in self.features if trial_of(name).keeps]
         # What another feature switches is that one's, and is off in the reference.
-        settled = set(leaves_of(changing)).union(*(one.options for one in keeping))
+        settled = {*leaves_of(changing), *self.options}
+        settled = settled.union(*(one.options for one in keeping))
         leaves = _run(changing, self.options)
         for one in keeping:
             leaves |= {k: v for k, v in one.beside.items() if k not in settled}
+        for one in keeping:  # where no other feature has set the same option otherwise
+            beside = one.leaves
+            leaves |= {
+                k: v for k, v in one.reference.items() if leaves.get(k) == beside.get(k)
+            }
         return {**leaves, **PLAIN}
 
     @property

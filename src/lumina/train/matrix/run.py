@@ -20,6 +20,7 @@ from lumina.features import FEATURES
 from lumina.features.measured import ABSENT, VERIFIED
 from lumina.plan.environment import Environment
 from lumina.state.json_lines import JsonLinesFile
+from lumina.train.matrix.bases import bases_in, through_few_bits
 from lumina.train.matrix.cell import Cell, shape_of, trial_of, tried_features
 from lumina.train.matrix.covering import Together, covering
 from lumina.train.matrix.holding import held
@@ -185,6 +186,14 @@ class Matrix:
             asked |= {leaf: leaves[leaf] for leaf in told if leaf in leaves}
         return self._once("bases", asked)
 
+    def _in_few_bits(self, base: Trained, codec: str) -> str:
+        """The run of a base whose matrices went through a codec; "" without one."""
+        if not codec:
+            return ""
+        folder = base.folder / f"run-in-{codec}"
+        with self._lock:
+            return str(through_few_bits(Path(base.found["run"]), codec, folder))
+
     def _once(self, kind: str, leaves: Mapping[str, Any], ranks: int = 1) -> Trained:
         """A run that is trained once for all that need it."""
         asked: dict[str, Any] = {"run": leaves, "machine": self.described}
@@ -209,11 +218,11 @@ class Matrix:
         if self.tokenizers is not None:
             places["tokenizers"] = str(self.tokenizers.resolve())
         places["folder"] = str(folder)
-        if any("{base}" in str(value) for value in leaves.values()):
+        for place, codec in bases_in(leaves).items():
             base = self._base(leaves)
             if base.error is not None:
                 return base
-            places["base"] = base.found["run"]
+            places[place] = self._in_few_bits(base, codec) or base.found["run"]
         options = {name: placed(value, places) for name, value in leaves.items()}
         options["device"] = self.machine.device
         return train(
