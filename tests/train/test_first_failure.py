@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from functools import partial
@@ -13,14 +14,22 @@ from lumina.errors import LuminaError
 from lumina.train import first_failure
 from training import DENSE, Trainings, events, words
 
-# Nothing is being saved when the rank fails: what it then says of a checkpoint that it
-# gives up would come instead of its own error.
-FLAGS = [*DENSE, *words("--steps 4 --batch-size 2 --save-every-n-batches 4")]
+FLAGS = [*DENSE, *words("--steps 4 --batch-size 2 --save-every-n-batches 2")]
 
 
 def fails(error: Exception) -> None:
-    """In a rank: the second one fails after step 3."""
+    """In a rank: the second one fails after step 3, with a checkpoint under way.
+
+    The checkpoint of step 2 is not published before the run gives it up.
+    """
+    from lumina.state.writer import Writing
     from lumina.train.loop import Loop
+
+    def never_published(writing, manifest):
+        while True:
+            writing._wait_until(math.inf, "nobody did not end this run")
+
+    Writing._publish = never_published
 
     take_step = Loop._guarded_step
 
@@ -61,9 +70,14 @@ def test_the_first_rank_says_what_failed_on_the_second(
     assert (second.wait(), first.wait()) == (1, 1)
     assert "part.bin" in second.output and "rank 1" not in second.output
     assert f"ended with another process of this run: {said}" in first.output
+    for rank in (first, second):
+        (beside,) = [one for one in rank.output.splitlines() if "besides: " in one]
+        assert beside.startswith("  besides: E303 (damaged checkpoint): ")
+        assert "step-00000002 was not finished" in beside
     assert ("ask its owner" in first.output) == (code is not None)
     assert "Traceback" not in first.output and "reset by peer" not in first.output
     run = trainings.folder / name
+    assert [event["step"] for event in events(run, "checkpoint_failed")] == [2]
     (failed,) = events(run, "run_failed")
     assert failed["code"] == code and said in failed["message"]
     assert failed["data"]["rank"] == 1

@@ -22,28 +22,33 @@ def report(error: BaseException, *, debug: bool, verbose: bool) -> int:
     """
     sys.stdout.flush()
     if debug:
-        traceback.print_exception(error)
+        traceback.print_exception(error)  # with its notes
     if isinstance(error, KeyboardInterrupt):
         _say("interrupted")
+        _say_notes(error)
         return 130
     if isinstance(error, OtherRankError):
         _say(f"ended with another process of this run: {error.message}")
         if error.hint:
             _say(f"  what to do: {error.hint}")
+        _say_notes(error)
         return 2 if (error.code or "").startswith("E0") else 1
     coded = as_lumina_error(error)
     if coded is None and lost_another(error):
         _say("ended, because another process of this run did: its message says why")
+        _say_notes(error)
         return 1
     if coded is None:
         text = " ".join(str(error).split()) or "no message"
         _say(f"unexpected {type(error).__name__}: {text}")
         if not debug:
             _say("  what to do: run again with --debug for the traceback")
+        _say_notes(error)
         return 1
     _say(str(coded))
     if coded.code.startswith(MORE):
         _say(f"  more: `lumina explain {coded.code}`")
+    _say_notes(error)
     if verbose:
         _say_causes(error if coded is error else coded)
     return exit_code(coded)
@@ -114,6 +119,15 @@ def _say_causes(error: BaseException) -> None:
         text = " ".join(str(cause).split())
         _say(f"  because: {type(cause).__name__}: {text}")
         cause = cause.__cause__ or cause.__context__
+
+
+def _say_notes(error: BaseException) -> None:
+    """What else went wrong, while the work was closed after the error."""
+    one: BaseException | None = error
+    while one is not None:
+        for note in getattr(one, "__notes__", ()):
+            _say(f"  besides: {note}")
+        one = one.__cause__
 
 
 def _say(text: str) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config, Source
 from lumina.config.leaves import field
 from lumina.config.modifications import MODIFIERS
-from lumina.config.phase_entries import names_in_words
-from lumina.data.long_conversations import long_in_words
 from lumina.data.recorded_encoding import encoding_of
 from lumina.data.sources.patient import tell_retries
+from lumina.ending import noted_on, take_all
 from lumina.errors import LuminaError
 from lumina.heartbeat import beat
 from lumina.memory_shortage import shortage_code, shortage_text
@@ -22,6 +21,7 @@ from lumina.observe.console import Console
 from lumina.observe.trackers import Session, Trackers, chosen_tracker
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore
+from lumina.train.banner import banner_facts, live_facts
 from lumina.train.beside_run import backup_of, log_of
 from lumina.train.edits import write_edits
 from lumina.train.end_of_run import EndOfRun
@@ -40,7 +40,6 @@ from lumina.train.loop import Loop
 from lumina.train.memory_ladder.recovery import MemoryRecovery
 from lumina.train.origin import origin
 from lumina.train.preparation import Preparation
-from lumina.train.profiling.data import threads_for
 from lumina.train.recorder import Recorder
 from lumina.train.recovery.preflight import tested
 from lumina.train.recovery.recovery import Recovery
@@ -120,11 +119,13 @@ class Job:
             if self.ranks.main:
                 self.prepared.check_room()
         except LuminaError as error:
-            self.folder.leave_word(error, self.prepared.events)
+            with noted_on(error):
+                self.folder.leave_word(error, self.prepared.events)
             raise
-        except BaseException:
+        except BaseException as error:
             if self.signals.received is not None:
-                self._leave_interruption()
+                with noted_on(error):
+                    self._leave_interruption()
             raise
         return None
 
@@ -149,7 +150,8 @@ class Job:
             self.signals.looping = True
             return loop
         except BaseException as error:
-            self._leave_failure(error)
+            with noted_on(error):
+                self._leave_failure(error)
             if (code := shortage_code(error)) is None:
                 raise
             raise LuminaError(
@@ -242,22 +244,8 @@ class Job:
                 self.folder.directory, data, prepared.config, recorder, outset.controls
             ),
         )
-        self.console.start(plan, progress.step, self._console_facts())
+        self.console.start(plan, progress.step, live_facts(self.prepared))
         return self._loop
-
-    def _console_facts(self) -> dict[str, str]:
-        """Figures of the live block that stay as they are."""
-        asked = self.prepared.config
-        facts = {"workers": str(threads_for(asked.system.num_workers))}
-        stats = self.prepared.data.stats
-        if loading := stats.get("loading"):
-            facts["data"] = str(loading).split()[0]
-            if facts["data"] == "sharded":
-                size = asked.loading.shard_size_mb
-                facts["shard"] = f"{size:,} MB" if size else "all at once"
-        if "cache" in stats:
-            facts["cache"] = str(stats["cache"])
-        return facts
 
     def _evaluations(self, owed: bool) -> Evaluations:
         """What the run does with its held-out data."""
@@ -291,10 +279,12 @@ class Job:
                 if self.next_phase is None:
                     self._finish(result, loop)
         except BaseException as error:
-            save_before_crash(loop, error)
+            with noted_on(error):
+                save_before_crash(loop, error)
             if self.ranks.main:
                 config, step = self.prepared.config, loop.progress.step
-                leave_failure(error, config, directory, recorder, step)
+                with noted_on(error):
+                    leave_failure(error, config, directory, recorder, step)
             raise
         return result
 
@@ -340,25 +330,27 @@ class Job:
             samples=samples,
         )
 
-    def close(self, leave: bool = True) -> None:
+    def close(self, error: BaseException | None, *, leave: bool = True) -> None:
         """Release everything, whatever happened.
 
         Args:
+            error: what ended the job; a checkpoint that other ranks have yet to finish
+                is given up then.
             leave: the ranks part; False where the next phase follows.
         """
         beat("ending")
-        self.console.close()
-        try:
-            if self._store is not None:
-                self._store.close(wait=sys.exc_info()[0] is None)
-        finally:
-            if self._recorder is not None:
-                self._recorder.close(self._status())
-            self.folder.close()
-            if self._restore_torch is not None:
-                self._restore_torch()
-            if leave:
-                self.ranks.disconnect()
+        steps: list[Callable[[], object]] = [self.console.close]
+        if self._store is not None:
+            steps.append(partial(self._store.close, wait=error is None))
+        if self._recorder is not None:
+            recorder = self._recorder
+            steps.append(lambda: recorder.close(self._status()))
+        steps.append(self.folder.close)
+        if self._restore_torch is not None:
+            steps.append(self._restore_torch)
+        if leave:
+            steps.append(self.ranks.disconnect)
+        take_all(*steps)
 
     def _status(self) -> str:
         """How the run ended, as its directory says; a failure where it says nothing."""
@@ -449,31 +441,7 @@ class Job:
         )
 
     def _banner(self) -> None:
-        prepared = self.prepared
-        stats, stream = prepared.data.stats, prepared.stream
-        shown = ("documents", "conversations", "skipped", "train_tokens", "eval_tokens")
-        facts: dict[str, Any] = {}
-        if prepared.config.data.data_kind:
-            facts["of kind"] = prepared.kind.name
-        if "documents" in stats:
-            facts |= {key: stats.get(key, 0) for key in shown}
-        else:  # a plug-in's kind, which counts what it likes
-            facts |= stats
-        facts |= prepared.data.facts(prepared.config)
-        if prepared.phases:
-            here = f"phase {prepared.place.index + 1} of {len(prepared.phases)}"
-            facts["phases"] = f"{here}, {self.plan.phase}, begins after step " + (
-                f"{self.plan.phase_begin:,}: {names_in_words(prepared.phases)}"
-            )
-        if stream.order.rows_per_epoch is None:
-            facts["rows"] = "unknown"
-        if loading := stats.get("loading"):
-            facts["loading"] = loading
-        if long := stats.get("long_conversations"):
-            facts["long"] = long_in_words(long)
-        used = stream.utilisation
-        if used is not None:
-            facts["packing"] = f"{used:.1%} of positions used"
+        facts = banner_facts(self.prepared)
         if self._expected is not None:
             facts["time"] = self._expected.in_words()
         if self.supervised:

@@ -14,6 +14,7 @@ from lumina.assemble.host_copies import HostCopies
 from lumina.assemble.program import Program
 from lumina.data.prefetch import Prefetcher
 from lumina.data.stream import RowStream, StepBatches
+from lumina.ending import closed_after
 from lumina.errors import LuminaError
 from lumina.heartbeat import beat
 from lumina.plan.duration import length_in_words
@@ -127,7 +128,7 @@ class Loop:
                 no room, E204 when a checkpoint has none.
         """
         self._begin()
-        try:
+        with closed_after(lambda: self._feed.close(), self.recovery.close):
             self._evaluate_before_first_step()
             while self.progress.step < self.plan.steps and not self.end.reached:
                 self._apply_changes()
@@ -143,9 +144,6 @@ class Loop:
                     self._after_step()
             self._write_all_rows()
             self._finish()
-        finally:
-            self._feed.close()
-            self.recovery.close()
 
     # Before the first step.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from lumina.assemble.assemble import assemble
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config, Source
+from lumina.ending import closed_after
 from lumina.errors import LuminaError
 from lumina.measure.lr_range import Suggestion, diverges, suggest
 from lumina.observe.console import Console
@@ -68,7 +69,7 @@ def swept(
     _check(config, lowest, highest, steps)
     ranks = Ranks.from_environment()
     prepared = Preparation(_sweeping(config, lowest, highest, steps), ranks, console)
-    try:
+    with closed_after(ranks.disconnect):
         run = find_run(prepared.config)
         prepared.look_back(run)
         prepared.decide()
@@ -100,8 +101,6 @@ def swept(
                      f"{losses[-1]:.4g}")  # fmt: skip
             if diverges(losses) and len(losses) > 1:
                 break
-    finally:
-        ranks.disconnect()
     return Sweep(plan, rates, losses, suggest(rates, losses))
 
 

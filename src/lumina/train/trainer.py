@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from lumina.assemble.assemble import check_fits
 from lumina.assemble.program import Program
 from lumina.assemble.ranks import Ranks
 from lumina.config import Config
+from lumina.ending import at_end, closed_after, take_all
 from lumina.errors import LuminaError
 from lumina.observe.console import Console
 from lumina.plan.environment import Environment
@@ -106,15 +108,17 @@ class Trainer(Adjusting):
 
     def _run(self, job: Job) -> TrainResult:
         """One phase of a run, or a run that has none."""
-        with job.signals:
-            try:
-                with failures_shared(self.ranks):
-                    return self._phase(job)
-            finally:
-                self._last_status = self.get_adaptive_status()
-                self._last_plan, self._loop = self.plan, None
-                job.close(leave=job.next_phase is None)
-                self._deliveries.deliver()
+        end = at_end(partial(self._end, job))
+        with job.signals, end, failures_shared(self.ranks):
+            return self._phase(job)
+
+    def _end(self, job: Job, error: BaseException | None) -> None:
+        self._last_status = self.get_adaptive_status()
+        self._last_plan, self._loop = self.plan, None
+        take_all(
+            partial(job.close, error, leave=job.next_phase is None),
+            self._deliveries.deliver,
+        )
 
     def _phase(self, job: Job) -> TrainResult:
         finished = job.prepare()
@@ -146,7 +150,7 @@ class Trainer(Adjusting):
             LuminaError: whatever would stand in the way of the run.
         """
         prepared = Preparation(self.config, self.ranks, self.console)
-        try:
+        with closed_after(self.console.close, self.ranks.disconnect):
             branch = branch_of(self.config)
             if branch is not None:
                 prepared = Preparation(branch.config, self.ranks, self.console)
@@ -170,9 +174,6 @@ class Trainer(Adjusting):
                 prepared.environment,
                 prepared.rows_per_epoch,
             )
-        finally:
-            self.console.close()
-            self.ranks.disconnect()
 
     @property
     def plan(self) -> Plan | None:

@@ -76,6 +76,7 @@ def _alone(args: argparse.Namespace, config: Config, steps: int) -> dict[str, An
 
     from lumina.cli.answering import Interruptible
     from lumina.data.kinds import names_data
+    from lumina.ending import closed_after
     from lumina.observe.console import Console
     from lumina.train.bench.rows import random_feed
     from lumina.train.bench.training import measure_training
@@ -88,17 +89,14 @@ def _alone(args: argparse.Namespace, config: Config, steps: int) -> dict[str, An
         Console(stream=sys.stderr, live=False),
         random_feed(config.get("seed")) if synthetic else None,
     )
-    try:
-        with Interruptible() as interruption:
-            return measure_training(
-                session,
-                warm_up=args.warm_up,
-                steps=steps,
-                synthetic=synthetic,
-                stopped=lambda: interruption.asked,
-            )
-    finally:
-        session.close()
+    with closed_after(session.close), Interruptible() as interruption:
+        return measure_training(
+            session,
+            warm_up=args.warm_up,
+            steps=steps,
+            synthetic=synthetic,
+            stopped=lambda: interruption.asked,
+        )
 
 
 def _against(args: argparse.Namespace, config: Config, steps: int) -> dict[str, Any]:

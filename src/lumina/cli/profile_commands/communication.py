@@ -60,20 +60,19 @@ def run(args: argparse.Namespace) -> int:
         return _in_ranks(args.words, config.processes)
 
     from lumina.assemble.ranks import Ranks
+    from lumina.ending import closed_after
     from lumina.observe.console import Console
     from lumina.train.profiling.communication import profile_communication
     from lumina.train.profiling.session import Session
 
     console = Console(stream=sys.stderr, live=False)
     session = Session(config, warm_up + 2 * steps, console, several=True)
-    try:
+    leave = Ranks.from_environment().disconnect
+    with closed_after(session.close, leave):
         found = profile_communication(
             session, warm_up=warm_up, steps=steps, tell=_tell_once
         )
         device = session.environment.device_name
-    finally:
-        session.close()
-        Ranks.from_environment().disconnect()
     if os.environ.get("RANK", "0") == "0":
         _write(args, found, device)
     return 0

@@ -42,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
     from lumina.cli.answering import Interruptible
     from lumina.cli.options import config_from_args
     from lumina.cli.profiling import at_least, folder_for, tell, write_figures
+    from lumina.ending import closed_after
     from lumina.observe.console import Console
     from lumina.train.profiling.memory import profile_memory
     from lumina.train.profiling.session import Session
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     steps = at_least("steps", config.train.steps or STEPS, 1)
     folder = folder_for("memory", args.output)
     session = Session(config, steps + 1, Console(stream=sys.stderr, live=False))
-    try:
+    with closed_after(session.close):
         with Interruptible() as interruption:
             found = profile_memory(
                 session,
@@ -63,8 +64,6 @@ def run(args: argparse.Namespace) -> int:
             "device": session.environment.device_name,
             "plan": session.plan.to_dict(),
         }
-    finally:
-        session.close()
     write_figures(folder, figures)
     if args.json:
         print(json.dumps(figures, indent=2))

@@ -62,13 +62,14 @@ def run(args: argparse.Namespace) -> int:
 
     import sys
 
+    from lumina.ending import closed_after
     from lumina.observe.console import Console
     from lumina.train.profiling.session import Session
     from lumina.train.profiling.training import profile_training
 
     console = Console(stream=sys.stderr, live=False)
     session = Session(config, warm_up + steps + traced, console)
-    try:
+    with closed_after(session.close):
         with Interruptible() as interruption:
             found = profile_training(
                 session,
@@ -80,8 +81,6 @@ def run(args: argparse.Namespace) -> int:
                 tell=tell,
             )
         figures = _figures(session, found)
-    finally:
-        session.close()
     write_figures(folder, figures)
     print(
         json.dumps(figures, indent=2) if args.json else _text(found, figures, args.top)

@@ -259,7 +259,7 @@ def write_results(results: TaskResults, path: Path) -> None:
         try:
             os.link(temporary, path)  # fails where there is a file, unlike a rename
         finally:
-            os.unlink(temporary)
+            temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     except FileExistsError:
         raise LuminaError("E005", f"{path} exists", "name a new file") from None

@@ -123,7 +123,7 @@ def _memory(folder: Path, tokenizer: Tokenizer, amounts: Amounts, cores: int) ->
             file, tokenizer, cores=cores, text_bytes=int(amounts.window_megabytes * 1e6)
         )
     finally:
-        file.unlink()
+        file.unlink(missing_ok=True)
 
 
 def _files(folder: Path, tokenizer: Tokenizer, amounts: Amounts, cores: int) -> Any:
@@ -133,7 +133,7 @@ def _files(folder: Path, tokenizer: Tokenizer, amounts: Amounts, cores: int) -> 
     try:
         found = measure_start(archive, tokenizer, cores=cores)
     finally:
-        archive.unlink()
+        archive.unlink(missing_ok=True)
     return {"files": amounts.files, **found}
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from lumina.config import Config, Source
 from lumina.data.kinds import names_data
 from lumina.data.prefetch import Prefetcher
+from lumina.ending import closed_after
 from lumina.errors import LuminaError
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
@@ -159,7 +160,7 @@ def compare_one(
 ) -> dict[str, Any]:
     """Lumina beside one peer; arguments as of `compare_trainers`."""
     sides = _started(work, name, start)
-    try:
+    with closed_after(*(side.close for side in sides)):
         tell(f"{name}: the same losses?")
         same = check_same(sides, name, peer.version, work.plan)
         tell(f"{name}: {amounts.warm_up} steps to warm up")
@@ -179,9 +180,6 @@ def compare_one(
             for mine, more in zip(turns, taken, strict=True):
                 mine += more
             tell(f"{name}: block {block + 1}: lumina {ratios[-1]:.3f}x as fast")
-    finally:
-        for side in sides:
-            side.close()
     return {
         "peer": name,
         "version": peer.version,

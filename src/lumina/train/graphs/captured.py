@@ -130,14 +130,15 @@ class CapturedStep:
         program.recording = True
         try:
             graph, metrics = self._recorder.record(recorded)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            cause = _first(error)
+            if isinstance(cause, torch.OutOfMemoryError | LuminaError):
+                raise cause from cause.__cause__
             raise LuminaError(
                 "E309",
-                f"the step cannot be captured as a CUDA graph: {error}".split("\n")[0],
+                f"the step cannot be captured as a CUDA graph: {cause}".split("\n")[0],
                 "use --no-experimental-cuda-graphs",
-            ) from error
+            ) from cause
         finally:
             program.recording = False
             program.optimizer.zero_grad()
@@ -161,6 +162,13 @@ class CapturedStep:
         """Release all recordings."""
         self._drop()
         self._holds = None
+
+
+def _first(error: Exception) -> Exception:
+    """What failed while recording: after it the end of the recording fails as well."""
+    while isinstance(error.__context__, RuntimeError | LuminaError):
+        error = error.__context__
+    return error
 
 
 FIGURES = 6

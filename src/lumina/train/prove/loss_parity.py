@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lumina.assemble.assemble import assemble
+from lumina.ending import closed_after
 from lumina.plan.plan import Plan
 from lumina.train.bench.rows import as_batches, check_text, patterned_rows
 from lumina.train.bench.timing import mean_interval
@@ -127,15 +128,15 @@ def _losses(plan: Plan, steps: int, stopped: Callable[[], bool]) -> list[float] 
     program.model.train()
     found = []
     try:
-        for step, rows in enumerate(_rows(plan, steps)):
-            if stopped():
-                return None
-            batches = as_batches(plan, rows, plan.device)
-            found.append(train_step(program, batches, step)[0].detach().clone())
-        return [float(loss) for loss in found]
+        with closed_after(program.close):
+            for step, rows in enumerate(_rows(plan, steps)):
+                if stopped():
+                    return None
+                batches = as_batches(plan, rows, plan.device)
+                found.append(train_step(program, batches, step)[0].detach().clone())
+            return [float(loss) for loss in found]
     finally:
         torch.set_float32_matmul_precision(before)
-        program.close()
         del program
         free()
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 
 from lumina.data.kinds import names_data
+from lumina.ending import closed_after
 from lumina.observe.console import Console
 from lumina.train.bench.rows import random_feed
 from lumina.train.preparation import Preparation
@@ -32,9 +33,9 @@ def session_of(asked: Asked) -> Iterator[Session]:
     rows = None if names_data(config) else random_feed(config.get("seed"))
     session = Session(config, LONG, quiet(), rows)
     try:
-        yield session
+        with closed_after(session.close):
+            yield session
     finally:
-        session.close()
         del session
         free()
 
