@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from lumina.config.deepspeed import translated
 from lumina.config.names_elsewhere import NAMES
-from lumina.config.phase_entries import phase_text
+from lumina.config.phase_text import phase_text
 from lumina.config.provenance import show
 from lumina.config.sections import LEAVES, SECTIONS
 from lumina.config.spellings import MEANT, SWITCHES, SYNONYMS, VALUES

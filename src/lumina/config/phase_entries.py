@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lumina.config.leaves import canonical
+from lumina.config.phase_text import phase_text
 from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
@@ -56,26 +58,6 @@ class Phase:
         return phase_text({"name": self.name, **self.options})
 
 
-def phase_text(values: Mapping[str, object]) -> str:
-    """A mapping of a YAML file as one text.
-
-    Raises:
-        LuminaError: E005 where it has no name.
-    """
-    if not isinstance(values.get("name"), str):
-        raise LuminaError(
-            "E005", f"phases cannot be {dict(values)!r}", "each phase has a name"
-        )
-    words = []
-    for option, value in values.items():
-        if option == "name":
-            continue
-        for one in value if isinstance(value, list | tuple) else (value,):
-            text = ("yes" if one else "no") if isinstance(one, bool) else str(one)
-            words.append(f"{option}={shlex.quote(text)}")
-    return f"{values['name']}: {' '.join(words)}".rstrip()
-
-
 def parse_phase(text: str) -> Phase:
     """The inverse of `phase_text`.
 
@@ -83,8 +65,6 @@ def parse_phase(text: str) -> Phase:
         LuminaError: E005 for what is no such text, E004 for an option that a phase
             cannot set, E002 for one that is set twice.
     """
-    from lumina.config.leaves import canonical
-
     name, colon, rest = text.partition(":")
     try:
         words = shlex.split(rest)

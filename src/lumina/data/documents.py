@@ -17,6 +17,7 @@ from lumina.data.conversation_limits import ConversationLimits, OnBeyond
 from lumina.data.readers.reader import Document, Reading, ReadOptions
 from lumina.data.readers.table import reader_of
 from lumina.data.readers.text import SEPARATOR
+from lumina.data.record_forms.dataset_info import reader_of_source
 from lumina.data.records import Content, Message, RecordReader
 from lumina.data.skipping import Policy, Skipped
 from lumina.data.sources.entry import Access, Damaged, Limits, Place, Source
@@ -93,7 +94,7 @@ def read_documents(
     for number, entry in enumerate(find_entries(paths, access)):
         if number < begin.entry:
             continue
-        reader = records.of(entry.name)
+        reader = reader_of_source(records, entry.name)
         read = reader.read if read_record is None else _unnamed(read_record)
         reading = Reading(
             entry, number, policy, options, read, reader.unread, on_unread

@@ -10,7 +10,8 @@ from lumina.data.known_hashes import known_hash
 from lumina.data.readers.encodings import fits, parsed
 from lumina.data.readers.reader import ReadOptions, RecordsReader
 from lumina.data.readers.table import known_readers
-from lumina.data.record_forms.reader import DATASET_INFO, RecordReader, record_reader
+from lumina.data.record_forms.dataset_info import DATASET_INFO
+from lumina.data.record_forms.reader import RecordReader, record_reader
 from lumina.data.sources.entry import Limits, Source
 from lumina.errors import LuminaError
 

@@ -12,6 +12,7 @@ from lumina.data.loss_rule import LossRule, loss_rule
 from lumina.data.readers.reader import Reading, RecordsReader
 from lumina.data.readers.table import reader_of
 from lumina.data.reading_options import reading_options
+from lumina.data.record_forms.dataset_info import reader_of_source
 from lumina.data.record_forms.reader import RecordReader
 from lumina.data.record_forms.turns import NAMES
 from lumina.data.records import BadRecord, Content, Message
@@ -107,7 +108,7 @@ def _records(config: Config) -> Iterator[Found]:
     access.policy = policy = Policy(fatal=False)
     number = 0
     for entry_number, entry in enumerate(find_entries(config.data.train_data, access)):
-        records = how.records.of(entry.name)
+        records = reader_of_source(how.records, entry.name)
         reading = Reading(entry, entry_number, policy, how.options)
         reader = reader_of(entry.format)
         if isinstance(reader, RecordsReader):

@@ -88,13 +88,11 @@ class AnyForm(RecordReader):
         form, parts = self.parts(record)
         return form.name, next(iter(parts.values()))
 
-    def of(self, source: str) -> RecordReader:
-        """The reader of the records of one source; see `RecordReader.of`."""
-        found = super().of(source)
-        if found is self:
-            return self
-        made = AnyForm(found.form.name if found.form else None, found.fields)
-        made._described = found  # which knows the names of roles, too
+    def described_by(self, description: RecordReader) -> RecordReader:
+        """A reader of every form that reads names and roles as the description says."""
+        form = description.form
+        made = AnyForm(form.name if form else None, description.fields)
+        made._described = description  # which knows the names of roles, too
         return made
 
     def parts(self, record: Any) -> tuple[Form, dict[str, Content]]:

@@ -19,6 +19,9 @@ from lumina.data.record_forms.message import BadRecord
 from lumina.data.record_forms.reader import RecordReader
 from lumina.errors import LuminaError
 
+DATASET_INFO = "dataset_info.json"
+"""The name of a file that describes others."""
+
 _ALPACA = {
     "prompt": "instruction", "query": "input", "response": "output",
     "system": "system", "history": "history",
@@ -112,6 +115,32 @@ class TaggedReader(RecordReader):
         if words in turn:
             made["value"] = turn[words]
         return made
+
+
+def reader_of_source(reader: RecordReader, source: str) -> RecordReader:
+    """The reader of the records of one source.
+
+    It is `reader`, unless a dataset_info.json stands beside the file and describes it,
+    and no form or field is stated.
+
+    Args:
+        reader: as the options ask.
+        source: path of the file, or name of the member of an archive.
+
+    Raises:
+        LuminaError: as `described_reader`.
+    """
+    if reader.key:
+        return reader
+    path = Path(source)
+    beside = path.with_name(DATASET_INFO)
+    try:
+        facts = beside.stat()
+    except (OSError, ValueError):
+        return reader
+    stamp = (facts.st_mtime_ns, facts.st_size)
+    description = described_reader(beside, stamp).get(path.name)
+    return reader if description is None else reader.described_by(description)
 
 
 @functools.lru_cache(64)

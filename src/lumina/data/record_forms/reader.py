@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lumina.data.record_forms.form import (
@@ -19,9 +18,6 @@ from lumina.errors import LuminaError
 
 if TYPE_CHECKING:
     from lumina.config.sections.data import DataSection
-
-DATASET_INFO = "dataset_info.json"
-"""The name of a file that describes others; see `dataset_info`."""
 
 
 class RecordReader:
@@ -61,30 +57,13 @@ class RecordReader:
         form = None if self.form is None else self.form.name
         return [form, sorted(self.fields.items())] if form or self.fields else []
 
-    def of(self, source: str) -> RecordReader:
-        """The reader of the records of one source.
-
-        It is this one, unless a dataset_info.json stands beside the file and describes
-        it, and no form or field is stated.
+    def described_by(self, description: RecordReader) -> RecordReader:
+        """The reader of a source that something beside it describes.
 
         Args:
-            source: path of the file, or name of the member of an archive.
-
-        Raises:
-            LuminaError: as `described_reader`.
+            description: reads the records as they are described.
         """
-        if self.key:
-            return self
-        path = Path(source)
-        beside = path.with_name(DATASET_INFO)
-        try:
-            facts = beside.stat()
-        except (OSError, ValueError):
-            return self
-        from lumina.data.record_forms.dataset_info import described_reader
-
-        stamp = (facts.st_mtime_ns, facts.st_size)
-        return described_reader(beside, stamp).get(path.name, self)
+        return description
 
     def parse(self, record: Any) -> Content:
         """The text, or the conversation, of one record.
