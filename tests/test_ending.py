@@ -45,6 +45,19 @@ def test_the_cause_is_told_and_what_closing_said_beside_it(
     assert "look at the events" not in said
 
 
+def test_an_error_that_is_its_own_cause_is_told_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As `raise coded(error) from error` makes one of an error that has a code."""
+    error, other = LuminaError("E303", "not finished"), ValueError("before")
+    error.__cause__, other.__cause__ = error, other
+    assert report(error, debug=False, verbose=True) == 1
+    assert capsys.readouterr().err.count("not finished") == 1
+    error.__cause__ = other
+    assert report(error, debug=False, verbose=True) == 1
+    assert capsys.readouterr().err.count("because: ValueError: before") == 1
+
+
 def test_without_another_error_closing_raises_its_own() -> None:
     done: list[int] = []
     with (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import traceback
+from collections.abc import Callable
 
 from lumina.errors import LuminaError, OtherRankError, lost_another
 from lumina.memory_shortage import shortage_code, shortage_text
@@ -114,20 +115,29 @@ def _file(error: BaseException) -> LuminaError | None:
 
 
 def _say_causes(error: BaseException) -> None:
-    cause = error.__cause__ or error.__context__
-    while cause is not None:
+    for cause in _chain(error, lambda one: one.__cause__ or one.__context__):
         text = " ".join(str(cause).split())
         _say(f"  because: {type(cause).__name__}: {text}")
-        cause = cause.__cause__ or cause.__context__
+
+
+def _chain(
+    error: BaseException, before: Callable[[BaseException], BaseException | None]
+) -> list[BaseException]:
+    """What stands behind an error, each once: one may be its own cause."""
+    found, seen = [], {id(error)}
+    one = before(error)
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        found.append(one)
+        one = before(one)
+    return found
 
 
 def _say_notes(error: BaseException) -> None:
     """What else went wrong, while the work was closed after the error."""
-    one: BaseException | None = error
-    while one is not None:
+    for one in (error, *_chain(error, lambda one: one.__cause__)):
         for note in getattr(one, "__notes__", ()):
             _say(f"  besides: {note}")
-        one = one.__cause__
 
 
 def _say(text: str) -> None:
