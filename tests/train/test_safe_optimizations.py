@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lumina.plan.plan import Plan
 from lumina.train.controls.change import Change
 from lumina.train.rules.safe_optimizations import SafeOptimizationsRule
 from programs import tiny_plan
+from stalls import stalled
 from tiny_runs import Run, Runs
 
 SAFE = {
@@ -64,19 +66,9 @@ def usual(first: int, last: int) -> list[Any]:
 
 
 @pytest.mark.covers("KRN-02", "KRN-03")
-@pytest.mark.parametrize(
-    "bad",
-    [
-        {"loss": 10.1},
-        {"seconds": 2.1},
-    ],
-)
-def test_three_troubles_within_the_window_switch_it_off(bad: dict[str, Any]) -> None:
+def test_three_troubles_within_the_window_switch_it_off() -> None:
     def trouble(step: int) -> Any:
-        return row(step) | {
-            {"seconds": "agreed_step_seconds"}.get(key, key): value
-            for key, value in bad.items()
-        }
+        return row(step, loss=10.1)
 
     rule = SafeOptimizationsRule(plan_with("lever"))
     rows = [*usual(1, 20), trouble(21), row(22), trouble(23), row(24)]
@@ -89,8 +81,36 @@ def test_three_troubles_within_the_window_switch_it_off(bad: dict[str, Any]) -> 
     assert all(note.evidence["optimization"] == "lever" for note in told)
     # Just within the limits is no trouble.
     rule = SafeOptimizationsRule(plan_with("lever"))
-    near = [row(step, loss=9.0, seconds=1.9) for step in (21, 22, 23)]
+    near = [row(step, loss=9.0) for step in (21, 22, 23)]
     assert after(rule, *usual(1, 20), *near) is None and not rule.notes()
+
+
+@pytest.mark.covers("KRN-02", "KRN-03")
+def test_steps_that_stay_slow_switch_it_off_and_stalls_do_not() -> None:
+    """Three times nine steps; five steps of a start and two groups tell the usual."""
+
+    def slow(seconds: float) -> Any:
+        rule = SafeOptimizationsRule(plan_with("lever"))
+        rows = [row(step, seconds=seconds) for step in range(24, 51)]
+        assert after(rule, *usual(1, 23), *rows[:-1]) is None
+        return rule, after(rule, rows[-1])
+
+    rule, found = slow(2.1)
+    assert (found.control, found.value) == ("lever", False)
+    assert "0.476 steps a second of 9 steps are below 0.5 times" in found.reason
+    assert [note.step for note in rule.notes()] == [32, 41, 50]
+    assert slow(1.9)[1] is None
+    for seed in range(20):
+        draw = random.Random(seed)
+        rule = SafeOptimizationsRule(plan_with("lever", safe={"window": 1000}))
+        stalls = [
+            row(step, seconds=stalled(draw, 1.0, often=0.1)) for step in range(1, 500)
+        ]
+        assert after(rule, *stalls) is None and not rule.off
+    # A small window has smaller groups, of which three fit into it.
+    rule = SafeOptimizationsRule(plan_with("lever", safe={"window": 30}))
+    rows = [row(step, seconds=2.1) for step in range(22, 46)]
+    assert after(rule, *usual(1, 21), *rows).control == "lever"
 
 
 @pytest.mark.covers("KRN-02", "KRN-03")

@@ -36,8 +36,8 @@ class SafetySection(Section):
         0.5,
         gt=0,
         lt=1,
-        description="a step with less than this share of the average throughput is "
-        "trouble",
+        description="nine steps with a median throughput below this share of what is "
+        "usual are trouble",
     )
     experimental_skip_pretest: bool = Field(
         False,

@@ -143,7 +143,8 @@ class Choosing:
         """
         if action.measures == "seconds":
             times = self.memory["figures"].get("seconds", ())
-            return len(times) < min(self.limits.cooldown_steps, figures.BEFORE)
+            enough = max(self.limits.cooldown_steps, figures.ENOUGH["seconds"])
+            return len(times) < min(enough, figures.BEFORE)
         return action.last_resort and self.measuring.goes_on
 
     def _passed_over(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from statistics import stdev
 from typing import Any, NamedTuple
 
 from lumina.quantities import share as in_percent
@@ -22,6 +24,13 @@ BESIDE: tuple[Measured, ...] = ("seconds", "memory")
 
 BEFORE = 20
 """Steps before a change with which those after it are compared."""
+
+ENOUGH: dict[Measured, int] = {"seconds": 10, "memory": 3}
+"""Figures before a change and after it without which they are not compared."""
+
+STRETCH = 5
+"""Steps of a stretch: a machine that has other work is slow for some steps in a row, so
+that their times say less than as many that do not depend on each other."""
 
 DEVIATIONS = 3.0
 """Standard errors of the difference of two medians that count."""
@@ -70,10 +79,11 @@ def compared(
         before: of steps before the change.
         after: of steps after it, once it has settled.
     """
-    if min(len(before), len(after)) < 3:
+    if min(len(before), len(after)) < ENOUGH[measures]:
         return None
     spread = max(level(before).spread, level(after).spread)
     error = error_of_difference(spread, len(before), len(after))
+    error = max(error, math.hypot(_error(before), _error(after)))
     now, then = median(after), median(before)
     margin = max(DEVIATIONS * error, SHARE[measures] * then)
     verdict: Verdict = "same"
@@ -89,3 +99,16 @@ def compared(
         f"before (differences above {in_percent(margin)} count)"
     )
     return Compared(verdict, now, then, text)
+
+
+def _error(figures: Sequence[float]) -> float:
+    """Standard error of a median, by how far the medians of stretches are apart.
+
+    Args:
+        figures: of steps in a row. Of fewer than two stretches it says nothing, 0.
+    """
+    count = len(figures) // STRETCH
+    if count < 2:
+        return 0.0
+    stretches = [figures[STRETCH * i : STRETCH * (i + 1)] for i in range(count)]
+    return stdev([median(some) for some in stretches]) / math.sqrt(count)

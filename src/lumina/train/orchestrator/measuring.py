@@ -64,7 +64,7 @@ class Measuring:
             anomaly=decision.anomaly,
             action=decision.action,
             begin=begun + pause + 1,
-            wanted=max(self.limits.cooldown_steps, 3),
+            wanted=max(self.limits.cooldown_steps, figures.ENOUGH.get(measures, 3)),
             expected=None if curve is None else curve.to_dict(),
             change=None if change is None else change.id,
             control=decision.control,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from lumina.features import FEATURES, Feature
@@ -16,6 +17,17 @@ SMOOTHING = 0.9
 
 SETTLED = 5
 """Steps after a change that are compared with nothing: warm-up and compiling."""
+
+GROUP = 9
+"""Steps in a row whose median time is compared, at most: one step can be slow because
+the machine had other work."""
+
+FEWEST = 3
+"""Steps of a group, at least: in a window with room for fewer, throughput is no
+trouble."""
+
+KEPT = 20
+"""Medians of groups that tell what is usual."""
 
 SURE = 0.95
 """Confidence of what follows from counted troubles."""
@@ -48,19 +60,21 @@ class SafeOptimizationsRule(Rule):
 
     One is on trial from the step at which it was switched on, for a window of steps;
     after as many steps without trouble it is stable and not blamed any more. Trouble is
-    a loss above a multiple of its moving average, a step of less than a share of the
-    usual throughput, and, of compiled blocks, a step in which a graph was compiled
-    again; three within a window switch it off, and so does one gradient or loss that is
-    not finite. Of several on trial the one that came last is blamed. Trouble in what is
-    learned takes the run back to the newest state that is known to be good, and the
-    rows are trained on again; where there is none, that is refused and said, and the
-    run goes on as it is.
+    a loss above a multiple of its moving average, nine steps of which most have less
+    than a share of the usual throughput, and, of compiled blocks, a step in which a
+    graph was compiled again; three within a window switch it off, and so does one
+    gradient or loss that is not finite. Of several on trial the one that came last is
+    blamed. Trouble in what is learned takes the run back to the newest state that is
+    known to be good, and the rows are trained on again; where there is none, that is
+    refused and said, and the run goes on as it is.
 
     Attributes:
         limits: `Plan.safe`.
         trial: optimisation -> the step at which its trial began.
         clean: optimisation -> steps without trouble.
         strikes: optimisation -> steps of its troubles.
+        times: seconds of the steps of the group that is not full yet.
+        groups: the median seconds of the groups before that were not slow.
         stable: those that graduated.
         off: those that were switched off by this rule, and why.
     """
@@ -79,7 +93,8 @@ class SafeOptimizationsRule(Rule):
         self.stable: list[str] = []
         self.off: dict[str, str] = {}
         self.loss: float | None = None
-        self.rate: float | None = None
+        self.times: list[float] = []
+        self.groups: list[float] = []
         self.skipped = 0
         self._seen = 0
         self._ask: dict[str, Any] | None = None
@@ -151,21 +166,42 @@ class SafeOptimizationsRule(Rule):
             self.loss = _smoothed(usual, loss)
         began = max(self.trial.values(), default=0)
         if step - began <= SETTLED:
-            self.rate = None
+            self.times, self.groups = [], []
             return None
         graphs = row.get("agreed_compiled_graphs")
         if graphs and "compile" in self.trial:
             return "recompile", f"{graphs:g} graphs were compiled again"
-        seconds = row.get("agreed_step_seconds")
-        if seconds:
-            rate = 1.0 / seconds
-            if self.rate is not None and rate < self.limits["drop"] * self.rate:
-                return "throughput", (
-                    f"{rate:.3g} steps a second are below {self.limits['drop']:g} "
-                    f"times their average {self.rate:.3g}"
-                )
-            self.rate = _smoothed(self.rate, rate)
-        return None
+        slow = self._slow(row.get("agreed_step_seconds"))
+        return None if slow is None else ("throughput", slow)
+
+    @property
+    def _group(self) -> int:
+        """Steps of a group: so many that three follow the start within the window."""
+        window, strikes = self.limits["window"], self.limits["strikes"]
+        return int(min(GROUP, (window - SETTLED) // 3, window // strikes))
+
+    def _slow(self, seconds: float | None) -> str | None:
+        """What is to be said of a group of steps that this one ends, if it is slow.
+
+        The first two groups only tell what is usual.
+        """
+        if self._group < FEWEST:
+            return None
+        if not seconds:
+            return None
+        self.times.append(seconds)
+        size = self._group
+        if len(self.times) < size:
+            return None
+        now, self.times = median(self.times), []
+        usual = median(self.groups) if self.groups else now
+        if len(self.groups) < 2 or self.limits["drop"] * now <= usual:
+            self.groups = [*self.groups, now][-KEPT:]
+            return None
+        return (
+            f"{1 / now:.3g} steps a second of {size} steps are below "
+            f"{self.limits['drop']:g} times the usual {1 / usual:.3g}"
+        )
 
     def _graduate(self, name: str, step: int) -> None:
         self._forget(name)
@@ -216,7 +252,7 @@ class SafeOptimizationsRule(Rule):
             return
         self._forget(name)
         self._again = [one for one in self._again if one != name]
-        self.rate = None
+        self.times, self.groups = [], []
         if mine and self._ask is not None:
             self.off[name] = self._ask["why"]
             self._back = self._ask if self._ask["back"] else None
@@ -254,7 +290,8 @@ class SafeOptimizationsRule(Rule):
             "stable": list(self.stable),
             "off": dict(self.off),
             "loss": self.loss,
-            "rate": self.rate,
+            "times": list(self.times),
+            "groups": list(self.groups),
             "skipped": self.skipped,
             "ask": self._ask,
             "back": self._back,
@@ -266,7 +303,10 @@ class SafeOptimizationsRule(Rule):
         for name in ("trial", "clean", "strikes", "off"):
             setattr(self, name, dict(state[name]))
         self.stable = list(state["stable"])
-        self.loss, self.rate = state["loss"], state["rate"]
+        self.loss = state["loss"]
+        # A state of before there were groups has none.
+        self.times = list(state.get("times", ()))
+        self.groups = list(state.get("groups", ()))
         self.skipped = state["skipped"]
         self._ask, self._back = state["ask"], state["back"]
         self._again = list(state["again"])

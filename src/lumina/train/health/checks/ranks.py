@@ -7,14 +7,19 @@ figures, so that a rule which changes the run may use them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lumina.quantities import byte_size
 from lumina.quantities import share as in_percent
 from lumina.train.health.check import Alarm, Check, median, number, register_check
 
-ROWS = 3
-"""Rows with figures of the ranks of which the medians are taken."""
+ROWS = 5
+"""Rows with times of the ranks of which the shortest are taken: other work on a machine
+makes a step slower now and then and never faster, and what is slow by itself is slow in
+all of them."""
+
+FEW_ROWS = 3
+"""Rows with bytes of the ranks of which the medians are taken."""
 
 COSTS = 0.2
 """Share of a step that waiting or exchanging has to take to be worth telling."""
@@ -24,12 +29,22 @@ APART = 3.0
 
 
 class OfRanks(Check):
-    """Keeps the latest figures of each rank, and the time of the steps between."""
+    """Keeps the latest figures of each rank, and the time of the steps between.
 
-    keys: tuple[str, ...] = ()
+    Attributes:
+        keys: of the figures in a row.
+        rows: with the figures that are looked at together.
+    """
+
+    keys: ClassVar[tuple[str, ...]] = ()
+    rows: ClassVar[int] = ROWS
+
+    def of_rows(self, figures: Sequence[float]) -> float:
+        """One figure out of those that a rank has in the rows: the shortest time."""
+        return min(figures)
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
-        """Look at the medians of three rows; the first row of a run does not count.
+        """Look at some rows together; the first row of a run does not count.
 
         What a start takes longer on one rank than on another is in that row.
         """
@@ -41,13 +56,13 @@ class OfRanks(Check):
         seen = memory["seen"] = memory.get("seen", 0) + 1
         if seen == 1:
             return None
-        rows = {key: self.keep(key, list(row[key]), ROWS) for key in self.keys}
-        if len(rows[self.keys[0]]) < ROWS or not memory.get("seconds"):
+        rows = {key: self.keep(key, list(row[key]), self.rows) for key in self.keys}
+        if len(rows[self.keys[0]]) < self.rows or not memory.get("seconds"):
             return None
         if len({len(figures) for some in rows.values() for figures in some}) > 1:
             return None  # the run went on with another number of ranks
         middle = {
-            key: [median(of_rank) for of_rank in zip(*some, strict=True)]
+            key: [self.of_rows(of_rank) for of_rank in zip(*some, strict=True)]
             for key, some in rows.items()
         }
         return self.judged(middle, median(memory["seconds"]))
@@ -83,7 +98,7 @@ class UnequalRanks(OfRanks):
     prior = 0.75
     keys = ("ranks.wait_seconds", "ranks.product_seconds")
     rule = (
-        "with several processes, by the medians of 3 rows with `ranks.wait_seconds`: "
+        "with several processes, by the shortest of 5 rows with `ranks.wait_seconds`: "
         "the other processes wait for one for more than 20% of a step, and more than 3 "
         "times as long as it waits itself"
     )
@@ -136,7 +151,7 @@ class SlowExchange(OfRanks):
     prior = 0.75
     keys = ("ranks.exchange_seconds", "ranks.link_seconds")
     rule = (
-        "with several processes, by the medians of 3 rows with "
+        "with several processes, by the shortest of 5 rows with "
         "`ranks.exchange_seconds`: adding up all gradients takes more than 20% of a "
         "step. A link is named where it is more than 3 times as slow as the others"
     )
@@ -188,12 +203,17 @@ class MemoryImbalance(OfRanks):
     penalty = 10
     prior = 0.8
     keys = ("ranks.memory_bytes", "ranks.memory_limit_bytes")
+    rows = FEW_ROWS
     high, more, full = 0.85, 1.25, 1.0
     rule = (
         "with several processes, by the medians of 3 rows with `ranks.memory_bytes`: "
         "one has more than 85% of its memory in use, and more than 1.25 times the "
         "share of the others; the confidence is 0.8 at 85% and 1 at 100%"
     )
+
+    def of_rows(self, figures: Sequence[float]) -> float:
+        """The middle one: memory is no time, which chance makes only longer."""
+        return median(figures)
 
     def judged(
         self, figures: Mapping[str, Sequence[float]], seconds: float
