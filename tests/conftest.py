@@ -52,57 +52,51 @@ def lumina_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-@pytest.fixture(autouse=True)
-def environment_left_alone() -> Iterator[None]:
-    """No test leaves settings of Lumina or of a launcher to those after it."""
-
-    def settings() -> dict[str, str]:
-        ours = ("LUMINA_", "MASTER_", "RANK", "WORLD_SIZE", "LOCAL_", "OMP_NUM_THREADS")
-        return {k: x for k, x in os.environ.items() if k.startswith(ours)}
-
-    before = settings()
-    yield
-    after = settings()
-    for name in after.keys() - before.keys():
-        del os.environ[name]
-    os.environ.update(before)
-    assert after == before, "the test changed the environment and left it so"
+OURS = (b"LUMINA_", b"MASTER_", b"RANK", b"WORLD_SIZE", b"LOCAL_", b"OMP_NUM_THREADS")
 
 
 @pytest.fixture(autouse=True)
-def memory_limits_forgotten(lumina_cache: Path) -> Iterator[None]:
-    """What a test found too large for the memory is no limit to the next test."""
-    yield
-    (lumina_cache / "memory_limits.json").unlink(missing_ok=True)
-
-
-@pytest.fixture(autouse=True)
-def compiled_code_forgotten() -> Iterator[None]:
-    """No test finds code that another one compiled, nor its count against the limit."""
-
-    def graphs() -> int:
-        dynamo = sys.modules.get("torch._dynamo.utils")
-        return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo else 0
-
-    before = graphs()
-    yield
-    if graphs() != before:
+def left_as_found(lumina_cache: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """What no test leaves to those after it; one fixture, as all of them pay for it."""
+    environment, compiled = settings(), compiled_graphs()
+    # GPU tests of several workers share a device, and leave its memory to others.
+    if any(map(request.node.get_closest_marker, ("gpu", "multigpu"))):
+        yield from turn_on_the_device(request.node)
+    else:
+        yield
+    if compiled_graphs() != compiled:
         import torch
 
+        # No test finds code that another compiled, nor its count against the limit.
         torch.compiler.reset()
+    # What a test found too large for the memory is no limit to the next test.
+    (lumina_cache / "memory_limits.json").unlink(missing_ok=True)
+    after = settings()
+    for name in after.keys() - environment.keys():
+        del os.environb[name]
+    os.environb.update(environment)
+    assert after == environment, "the test changed the environment and left it so"
 
 
-@pytest.fixture(autouse=True)
-def turn_on_the_device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """GPU tests of several workers share a device, and leave its memory to others."""
-    if not any(map(request.node.get_closest_marker, ("gpu", "multigpu"))):
-        yield
-        return
+def settings() -> dict[bytes, bytes]:
+    """What the environment says to Lumina or of a launcher."""
+    # As bytes, which need not be decoded twice for each of nine thousand tests.
+    return {k: x for k, x in os.environb.items() if k.startswith(OURS)}
+
+
+def compiled_graphs() -> int:
+    """How many graphs were compiled in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return int(dynamo.counters["stats"]["unique_graphs"]) if dynamo else 0
+
+
+def turn_on_the_device(test: pytest.Item) -> Iterator[None]:
+    """Wait for a turn on the device, and give its memory back afterwards."""
     import torch
 
     from device_turns import turn
 
-    with turn(alone=request.node.get_closest_marker("whole_device") is not None):
+    with turn(alone=test.get_closest_marker("whole_device") is not None):
         yield
         gc.collect()
         torch.cuda.empty_cache()

@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from lumina.child_processes import die_with_parent, reason_of_end
+from lumina.observe.report import page
+from training import start_process
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a service of Linux")
 
@@ -98,3 +101,16 @@ def test_a_process_that_multiprocessing_did_not_start_must_name_its_parent():
 )
 def test_the_reason_of_an_end_is_the_last_exception(output: str, reason: str) -> None:
     assert reason_of_end(output) == reason
+
+
+def _done_ahead(path: str) -> None:
+    cached = page._template.cache_info().currsize
+    Path(path).write_text(f"{cached} {os.environ.get('PYTHONPATH')}")
+
+
+def test_what_the_server_did_is_found_by_its_children(tmp_path: Path) -> None:
+    """And they look for modules where this process does, not among the tests."""
+    process = start_process(_done_ahead, str(tmp_path / "found"))
+    process.join()
+    found = (tmp_path / "found").read_text()
+    assert found == f"1 {os.environ.get('PYTHONPATH')}"

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from queue import Empty
 
@@ -42,8 +43,23 @@ _CONTEXT.set_forkserver_preload(
         "lumina.ops.moe.segments",
         "numpy.random",
         "psutil",
+        "child_ahead",
     ]
 )
+
+
+def _process(target: Callable[..., None], arguments: tuple[object, ...]):
+    """A process that the server will fork; the server finds `child_ahead`."""
+    paths = os.environ.get("PYTHONPATH")
+    here = str(Path(__file__).parent)
+    os.environ["PYTHONPATH"] = here if paths is None else f"{here}{os.pathsep}{paths}"
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if paths is not None:
+            os.environ["PYTHONPATH"] = paths
+    return _CONTEXT.Process(target=target, args=arguments)
 
 
 def words(text: str, **options: object) -> list[str]:
@@ -190,8 +206,8 @@ def start(
         "LUMINA_CACHE": os.environ["LUMINA_CACHE"],
         "OMP_NUM_THREADS": "1",
     }
-    process = _CONTEXT.Process(
-        target=_lumina, args=(arguments, here | environment, str(log), terminal, before)
+    process = _process(
+        _lumina, (arguments, here | environment, str(log), terminal, before)
     )
     process.start()
     _started.append(process)
@@ -433,7 +449,7 @@ INTERRUPT, TERMINATE = signal.SIGINT, signal.SIGTERM
 def start_process(target: Callable[..., None], *arguments: object):
     """Call a function of a test in a real process of its own, which may be killed."""
     environment = {"LUMINA_CACHE": os.environ["LUMINA_CACHE"], "OMP_NUM_THREADS": "1"}
-    process = _CONTEXT.Process(target=_called, args=(environment, target, arguments))
+    process = _process(_called, (environment, target, arguments))
     process.start()
     _started.append(process)
     return process
@@ -459,8 +475,7 @@ def in_processes(target, count, *arguments, answers):
     store, place = meeting_place()
     queue = _CONTEXT.Queue()
     processes = [
-        _CONTEXT.Process(target=target, args=(rank, place, *arguments, queue))
-        for rank in range(count)
+        _process(target, (rank, place, *arguments, queue)) for rank in range(count)
     ]
     for process in processes:
         process.start()
