@@ -15,8 +15,8 @@ from lumina.plan.plan import Plan
 from lumina.train.controls.change import Change
 from lumina.train.rules.safe_optimizations import SafeOptimizationsRule
 from programs import tiny_plan
-from stalls import stalled
 from tiny_runs import Run, Runs
+from uneven_times import stalled
 
 SAFE = {
     "proves": False,

@@ -12,7 +12,7 @@ from lumina.train.orchestrator.figures import compared
 from lumina.train.rules.orchestrator import Orchestrator
 from orchestrator_runs import falling
 from programs import tiny_plan
-from stalls import stalled
+from uneven_times import stalled
 
 STEPS, EVERY, STEP, RANKS = 300, 5, 0.1, 2
 GIB = 2.0**30
