@@ -24,10 +24,13 @@ import lumina.state.left_behind
 import lumina.train.memory_ladder.limits
 from interleaved import at_first
 from lumina.cli.main import main
+from lumina.data.cache import build_once
 from lumina.durable import changing, write_file
+from lumina.errors import LuminaError
 from lumina.plan.measured_once import known_numbers, measured_once
 from lumina.state.expert_registry import Registry
 from lumina.state.left_behind import leave_results
+from lumina.state.liveness import is_locked
 from lumina.state.run_directory import RunDirectory
 from lumina.train.memory_ladder.limits import Limits
 from training import start_process, wait_until
@@ -188,6 +191,20 @@ def test_a_file_system_without_locks_is_written_to_all_the_same(
     with changing(path):
         write_file(path, b"1")
     assert path.read_bytes() == b"1"
+
+
+def test_what_needs_locks_says_where_there_are_none(tmp_path, monkeypatch):
+    def none(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with pytest.raises(LuminaError, match="no file locks") as run:
+        RunDirectory(tmp_path / "run").acquire()
+    with pytest.raises(LuminaError, match="LUMINA_CACHE") as cache:
+        build_once(tmp_path / "cache", "key", lambda into: None, lambda found: None)
+    assert run.value.code == cache.value.code == "E003"
+    assert (tmp_path / "run" / ".lock").exists()
+    assert not is_locked(tmp_path / "run")
 
 
 def test_a_lock_that_is_refused_for_another_reason_is_an_error(tmp_path, monkeypatch):

@@ -18,8 +18,9 @@ from lumina.errors import LuminaError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 _NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What asking for a lock gives on a file system that has none."""
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -90,7 +91,7 @@ def changing(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
         yield
 
@@ -138,6 +139,13 @@ def write_error(error: OSError, path: Path) -> LuminaError:
             "E106",
             f"cannot write {path} ({error.strerror})",
             "choose a --run-dir that you may write to",
+        )
+    if error.errno in NO_LOCKS:
+        return LuminaError(
+            "E003",
+            f"the file system of {path} has no file locks, so two processes could "
+            "write there at once",
+            "choose a folder on a file system that has them",
         )
     if error.errno in _NO_PLACE:
         return LuminaError(

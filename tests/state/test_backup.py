@@ -10,10 +10,10 @@ import pytest
 
 from interleaved import at_first
 from lumina.errors import LuminaError
-from lumina.state import backup
+from lumina.state import backup, retention
 from lumina.state.backup import Backup
 from lumina.state.metrics import MetricsLog, read_metrics
-from lumina.state.reader import latest_good
+from lumina.state.reader import latest_good, step_folders
 from lumina.state.run_directory import RunDirectory
 from lumina.train import Trainer
 from mechanisms import mechanism
@@ -179,3 +179,53 @@ def test_a_copy_is_due_after_the_hours(runs: Runs, tmp_path: Path):
     assert not held.due
     os.utime(latest, (100_000 - 7200,) * 2)
     assert held.due
+    os.utime(latest, (100_001,) * 2)  # by a file server whose clock is ahead
+    assert held.due
+    always = Backup(run.folder, tmp_path / "place", 0.0, clock=lambda: 100_000.0)
+    assert always.due
+
+
+def test_what_copies_leave_when_they_are_cut_off_goes_with_the_next(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = trained(runs)
+    first, second = (run.folder / "checkpoints" / name for name in run.checkpoints)
+    held = Backup(run.folder, tmp_path / "place", 0.0)
+    held.copy(first)
+    copies = held.folder / "checkpoints"
+
+    def die(path: Path, ignore_errors: bool = False) -> None:
+        if first.name in Path(path).name and Path(path).is_dir():
+            next(Path(path).glob("*.safetensors")).unlink()
+            raise KeyboardInterrupt  # while the copy before is being deleted
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patch:
+        for module in (backup, retention):
+            patch.setattr(module, "shutil", stand_in(shutil, rmtree=die))
+        with pytest.raises(KeyboardInterrupt):
+            held.copy(second)
+    events: list[object] = []
+    assert latest_good(held.folder, lambda *e, **more: events.append(e)) is not None
+    assert [name for _, name in step_folders(copies)] == [copies / second.name]
+    shutil.copytree(first, copies / f".tmp-{first.name}")  # one that came to nothing
+    held.copy(second)
+    assert events == []
+    left = {path.name for path in copies.iterdir() if path.is_dir()}
+    assert left == {second.name}
+
+
+def test_a_training_that_goes_on_in_the_copy_keeps_its_checkpoints(
+    runs: Runs, tmp_path: Path
+):
+    run = trained(runs)
+    first, second = (run.folder / "checkpoints" / name for name in run.checkpoints)
+    held = Backup(run.folder, tmp_path / "place", 0.0)
+    held.copy(first)
+    said: list[str] = []
+    with RunDirectory(held.folder).acquire(resume=True):
+        held.copy_if_due(second, lambda kind, *rest, **more: said.append(kind))
+        assert latest_good(held.folder).name == first.name
+    assert said == ["backup_failed"]
+    held.copy(second)
+    assert latest_good(held.folder).name == second.name

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from lumina.data.documents import Document
-from lumina.durable import changing, write_file
+from lumina.durable import changing, write_error, write_file
 from lumina.errors import LuminaError
 
 BLOCK_RECORDS = 100_000
@@ -244,7 +244,10 @@ class ChunkTracker:
     def _open(self) -> Iterator[TextIO]:
         """The journal, which no other process reads or writes meanwhile."""
         with open(self._journal, "a+", encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise write_error(error, self._journal) from error
             yield file
 
     def _lines(self, file: TextIO) -> list[dict[str, Any]]:

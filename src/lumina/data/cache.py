@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from lumina.durable import NO_LOCKS
 from lumina.errors import LuminaError
 
 T = TypeVar("T")
@@ -68,7 +69,7 @@ def build_once(
 
     Raises:
         LuminaError: E204 the disk is full, E106 the cache may not be written, E104
-            it cannot be where it is said to be.
+            it cannot be where it is said to be, E003 its file system has no locks.
     """
     final = folder / key
     LOOKUPS.asked += 1
@@ -126,6 +127,13 @@ def _coded_errors(folder: Path) -> Iterator[None]:
                 "E106",
                 f"{error.filename or folder}: this user may not write here",
                 "set LUMINA_CACHE to a folder that this user may write",
+            ) from error
+        if error.errno in NO_LOCKS:
+            raise LuminaError(
+                "E003",
+                f"{folder}: its file system has no file locks, so two processes could "
+                "build one thing at once",
+                "set LUMINA_CACHE to a folder on a file system that has them",
             ) from error
         if error.errno in (errno.ENOTDIR, errno.ENOENT, errno.EEXIST):
             raise LuminaError(

@@ -13,8 +13,9 @@ from typing import BinaryIO
 from lumina.durable import changing, free_bytes, sync_folder
 from lumina.errors import LuminaError
 from lumina.state.archives import archives
+from lumina.state.liveness import is_locked
 from lumina.state.reader import open_checkpoint, step_folders
-from lumina.state.retention import write_pointer
+from lumina.state.retention import remove_checkpoint, remove_leftovers, write_pointer
 
 _EVENTS = "events.jsonl"
 
@@ -60,7 +61,9 @@ class Backup:
             age = self._clock() - latest.stat().st_mtime
         except OSError:
             return True
-        return age >= self._seconds
+        # A file server's clock may be ahead of this one: its copies seem to come from
+        # the future, and would otherwise be new enough until then.
+        return not 0 <= age < self._seconds
 
     def copy_if_due(self, checkpoint: Path, emit: Callable[..., None]) -> None:
         """Copy a checkpoint where that is due; a failure is an event, and no more.
@@ -89,12 +92,20 @@ class Backup:
         """Copy a checkpoint, verify the copy, and only then release the one before.
 
         Raises:
-            LuminaError: E204 where it does not fit; E303 for a copy that differs.
+            LuminaError: E204 where it does not fit; E303 for a copy that differs; E002
+                where a training goes on in the copy.
             OSError: where the place cannot be written.
         """
         self._take_folder()
+        if is_locked(self.folder):
+            raise LuminaError(
+                "E002",
+                f"a training goes on in {self.folder}, which would lose its own",
+                "stop one of the two, or give this one another --backup-dir",
+            )
         target = self.folder / "checkpoints"
         target.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(target)  # of a copy that was cut off
         needed = sum(file.stat().st_size for file in checkpoint.iterdir())
         if needed > (free := free_bytes(target)):
             raise LuminaError(
@@ -104,7 +115,6 @@ class Backup:
             )
         final = target / checkpoint.name
         unfinished = target / f".tmp-{checkpoint.name}"
-        shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(checkpoint, unfinished)
         for file in unfinished.iterdir():
             with open(file, "rb") as held:
@@ -112,7 +122,6 @@ class Backup:
         open_checkpoint(unfinished).close()
         # A resume puts it back where this is cut off between the two names.
         aside = target / f".replaced-{final.name}"
-        shutil.rmtree(aside, ignore_errors=True)
         if final.exists():
             os.rename(final, aside)
         os.rename(unfinished, final)
@@ -122,7 +131,7 @@ class Backup:
         write_pointer(target, "LATEST", final)
         for _, path in step_folders(target):
             if path != final:
-                shutil.rmtree(path)
+                remove_checkpoint(path)
 
     def _take_folder(self) -> None:
         """Choose the folder, once: one that nobody has, or that holds this run's copy.

@@ -102,6 +102,8 @@ def is_locked(path: Path, name: str = LOCK) -> bool:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
+    except OSError:
+        return False  # where the file system has no locks, nobody holds one
     finally:
         os.close(lock)
     return False

@@ -105,7 +105,7 @@ def prune(checkpoints: Path, keep: int, pruning: Pruning = "newest") -> list[Pat
     """
     gone = superseded(checkpoints, keep, pruning)
     for path in gone:
-        _remove(path)
+        remove_checkpoint(path)
     return gone
 
 
@@ -179,8 +179,12 @@ def _step_of(path: Path) -> int:
     return int(path.name.rpartition("-")[2])
 
 
-def _remove(path: Path) -> None:
-    # Renamed first: killed half-way, it must not look like a damaged checkpoint.
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint, which no moment shows in part.
+
+    It is renamed first: to whoever reads it meanwhile, or finds it after a kill, half
+    of it would be a damaged checkpoint.
+    """
     doomed = path.with_name(f".tmp-removed-{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     os.rename(path, doomed)
