@@ -111,6 +111,8 @@ class Trial:
         draws: whether it draws at random in each forward pass.
         redraws: whether it divides a forward pass, so that what draws at random draws
             otherwise than in the reference.
+        by_forward: whether what a token becomes depends on the other rows of its forward
+            pass: the reference then has as many rows in one as each of several ranks.
         planned: whether a Plan says that it has the feature.
         ranks: processes that it needs.
         devices: kinds of device that it needs; empty: any.
@@ -134,6 +136,7 @@ class Trial:
     figures: tuple[str, ...] = ()
     draws: bool = False
     redraws: bool = False
+    by_forward: bool = False
     planned: bool = True
     ranks: int = 1
     devices: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ this says how far apart they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -41,9 +41,23 @@ def compare_modes(
     *,
     device: torch.device,
     mesh: Mesh,
+    sources: Sequence[str] = (),
+    watched: Sequence[str] = (),
     stop: Callable[[], bool] | None = None,
+    parts: int = 1,
 ) -> dict[str, float]:
-    """Held-out loss by mode; see `held_out_loss`. Top-k looks into the future.
+    """Held-out loss by mode, as an evaluation counts it. Top-k looks into the future.
+
+    Args:
+        network: whose mode changes meanwhile.
+        model: the same, as it is called; this and what follows as in `held_out_loss`.
+        batches: gives the same batches each time.
+        device: where the model is.
+        mesh: the ranks that share the batches.
+        sources: names of the sources of a mixture.
+        watched: sources that do not count.
+        stop: whether to leave.
+        parts: of a batch, in forwards of their own.
 
     Raises:
         EvaluationStoppedError: `stop` said so on any rank.
@@ -53,7 +67,15 @@ def compare_modes(
         for mode in routing_modes(network.spec):
             network.backbone.routing = mode
             outcome = held_out_loss(
-                model, batches(), device=device, mesh=mesh, stop=stop
+                model,
+                batches(),
+                device=device,
+                mesh=mesh,
+                tasks=network.tasks,
+                sources=sources,
+                watched=watched,
+                stop=stop,
+                parts=parts,
             )
             losses[mode] = outcome.loss
     finally:

@@ -243,7 +243,10 @@ class Evaluations:
                 lambda: batches(program),
                 device=program.device,
                 mesh=program.mesh,
+                sources=program.plan.sources,
+                watched=program.plan.watched,
                 stop=stop,
+                parts=self.parts,
             )
 
         what = "the comparison of ways to choose tokens is"

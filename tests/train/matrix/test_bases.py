@@ -64,3 +64,12 @@ def test_a_reasoner_beside_few_bits_learns_as_beside_their_values(
     (row,) = map(json.loads, (tmp_path / RESULTS).read_text().splitlines())
     assert (row["status"], row["features"]) == ("verified", list(pair)), row["why"]
     assert row["figures"]["gradient_error"] < 1e-4
+
+
+def test_a_reference_has_as_many_rows_in_a_forward_as_a_rank() -> None:
+    """Where an expert has room for some of the tokens of a forward, and no more."""
+    assert Cell(("moe_capacity", "ddp")).reference["batch_size"] == 2
+    for names in (("moe_capacity",), ("ddp",), ("mixture_of_experts", "ddp")):
+        assert Cell(names).reference["batch_size"] == 4, names
+    apart = Cell(("moe_capacity", "independent"))  # compared with as many ranks
+    assert (apart.reference_ranks, apart.reference["batch_size"]) == (2, 4)

@@ -73,6 +73,7 @@ register(
             beside=EXPERTS,
             keeps=False,
             columns=("moe.load",),
+            by_forward=True,  # an expert has room for so many of its tokens
         ),
     )
 )

@@ -68,6 +68,9 @@ class Cell:
             leaves |= {
                 k: v for k, v in one.reference.items() if leaves.get(k) == beside.get(k)
             }
+        if any(trial_of(name).by_forward for name in self.features):
+            shared = self.ranks // self.reference_ranks
+            leaves["batch_size"] = max(leaves["batch_size"] // shared, 1)
         return {**leaves, **PLAIN}
 
     @property
