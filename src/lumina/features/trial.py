@@ -111,8 +111,9 @@ class Trial:
         draws: whether it draws at random in each forward pass.
         redraws: whether it divides a forward pass, so that what draws at random draws
             otherwise than in the reference.
-        by_forward: whether what a token becomes depends on the other rows of its forward
-            pass: the reference then has as many rows in one as each of several ranks.
+        by_forward: whether what a token becomes depends on the other rows of its
+            forward pass: the reference then has as many in one as each of several
+            ranks.
         planned: whether a Plan says that it has the feature.
         ranks: processes that it needs.
         devices: kinds of device that it needs; empty: any.
