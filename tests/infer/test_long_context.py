@@ -164,7 +164,7 @@ def test_numbers_that_answer_bear_a_loss_of_their_own(
     assert "asked 0" in capsys.readouterr().err
     path.unlink()
     assert main([*words, "--turns"]) == 2  # nor is the template written over
-    assert "jinja exists" in capsys.readouterr().err
+    assert "jinja is there already" in capsys.readouterr().err
 
 
 @pytest.mark.thorough
@@ -180,4 +180,4 @@ def test_texts_to_train_on_are_trained_on(
         told = re.findall(r"number of the (\w+) is (\d+)\.", text)
         assert len(told) == 4 and sorted(told[:2]) == sorted(told[2:])
     assert main(words) == 2  # nothing is written over
-    assert "exists" in capsys.readouterr().err
+    assert "is there already" in capsys.readouterr().err

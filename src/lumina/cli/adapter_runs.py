@@ -48,8 +48,8 @@ def write_run_changed(
         if not adapters:
             raise LuminaError(
                 "E005",
-                f"{args.model} has no adapter and none is named",
-                "use --adapter",
+                f"{args.model} has no adapter, and no other is named",
+                "name the folder of one with --adapter",
             )
         cost = write_changed(weights, adapters, target, direction, codec)
     finally:

@@ -89,7 +89,11 @@ def compare(
         Path(args.output_comparisons).expanduser() if args.output_comparisons else None
     )
     if file is not None and file.exists():
-        raise LuminaError("E002", f"{file} exists", "name a new file")
+        raise LuminaError(
+            "E002",
+            f"{file} is there already, and nothing is overwritten",
+            "name a new file",
+        )
     from lumina.durable import write_file
     from lumina.infer.compare_precisions import compare_precisions
 

@@ -188,7 +188,11 @@ def _on_tasks(args: argparse.Namespace) -> int:
     model = model_path(args)
     output = args.output
     if output is not None and Path(output).exists():
-        raise LuminaError("E005", f"{output} exists", "name a new file")
+        raise LuminaError(
+            "E005",
+            f"{output} is there already, and nothing is overwritten",
+            "name a new file",
+        )
     results = evaluate_tasks(
         model,
         files_by_task(args.tasks, "--tasks"),

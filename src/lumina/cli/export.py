@@ -137,7 +137,11 @@ def run(args: argparse.Namespace) -> int:
 
     _take_precision(args)
     if args.bits is not None and not args.quantize:
-        raise LuminaError("E002", "--bits says how to --quantize", "give both")
+        raise LuminaError(
+            "E002",
+            "--bits does nothing without --quantize",
+            "add --quantize, or leave --bits out",
+        )
     bits = args.bits or (4 if args.quantization_method == "gptq" else 8)
     done = export_for_inference(
         args.run,

@@ -58,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         return show_recipes(args.recipe, args.json)
     if args.recipe is not None:
         raise LuminaError(
-            "E005", f"{args.recipe!r} belongs to no option", "name one preset"
+            "E005",
+            f"{args.recipe!r} is one name too many",
+            "name one preset",
         )
     if args.name is not None:
         preset = find_preset(args.name)

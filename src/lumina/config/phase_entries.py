@@ -124,7 +124,7 @@ def phases_of(settings: Settings) -> tuple[Phase, ...]:
     if len(set(names)) < len(names):
         raise LuminaError(
             "E002",
-            f"the phases are {', '.join(names)}",
+            f"two phases have one name: {', '.join(names)}",
             "give each a name of its own",
         )
     return found

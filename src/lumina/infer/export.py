@@ -219,7 +219,7 @@ def _wanted(
         raise LuminaError(
             "E002",
             "--eval-data does nothing without --quantize",
-            "it measures what few bits cost",
+            "add --quantize, whose loss it measures, or leave --eval-data out",
         )
     family = format_name if format_name in FORMATS else None
     kind = format_name if family is None else "huggingface"

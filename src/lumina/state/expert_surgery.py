@@ -53,7 +53,9 @@ def add_expert(
     _moe_of(state)
     if how not in ("busiest", "mean"):
         raise LuminaError(
-            "E005", f"there is no way {how!r} to make an expert", "busiest or mean"
+            "E005",
+            f"there is no way {how!r} to make an expert",
+            "choose busiest or mean",
         )
     models = {layer: int(load.argmax()) for layer, load in _loads(state).items()}
 

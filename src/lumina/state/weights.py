@@ -348,7 +348,7 @@ def _averaged(reader: CheckpointReader) -> Averaged:
 def _exported(folder: Path, ema: bool, drop_mtp: bool, piecewise: bool) -> Weights:
     if ema:
         raise LuminaError(
-            "E002", f"{folder} holds one set of weights", "leave out --ema"
+            "E002", f"{folder} holds no average of its weights", "leave out --ema"
         )
     opened = _piecewise if piecewise else _at_once
     spec, source = opened(folder, drop_mtp)

@@ -113,7 +113,9 @@ def _check(config: Config, lowest: float, highest: float, steps: int) -> None:
         )
     if steps < 10:
         raise LuminaError(
-            "E005", f"{steps} steps are no sweep", "use --range-steps 100"
+            "E005",
+            f"{steps} steps are too few for a sweep of rates",
+            "give --range-steps 10 or more; 100 are usual",
         )
     if config.stages.phases or config.stages.context_schedule:
         raise LuminaError(

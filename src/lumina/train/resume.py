@@ -139,7 +139,9 @@ def run_of(path: Path) -> tuple[Path, Path | None]:
     run = path.resolve().parent.parent if _is_checkpoint(path) else path
     if not RunDirectory(run).is_run:
         raise LuminaError(
-            "E304", f"{path} is neither a run nor a checkpoint", "`lumina runs`"
+            "E304",
+            f"{path} is neither a run nor a checkpoint",
+            "name a run, which `lumina runs` lists",
         )
     return run, path if _is_checkpoint(path) else None
 

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from lumina.state.inspection import pruned
 
     if args.keep < 0:
-        raise LuminaError("E005", f"--keep {args.keep}", "keep 0 or more")
+        raise LuminaError("E005", f"--keep cannot be {args.keep}", "keep 0 or more")
     pruning: Literal["newest", "spread"] = "spread" if args.spread else "newest"
     gone, size = pruned(args.run, args.keep, delete=args.yes, pruning=pruning)
     if not gone:

@@ -68,7 +68,11 @@ def run(args: argparse.Namespace) -> int:
     template = path.with_name(f"{path.name}.jinja")
     for one in (path, template) if args.turns else (path,):
         if one.exists():
-            raise LuminaError("E005", f"{one} exists", "name a file that does not")
+            raise LuminaError(
+                "E005",
+                f"{one} is there already, and nothing is overwritten",
+                "name a new file",
+            )
     least = min(args.count, args.length, args.asked)
     if least < 1 or not 1 <= args.facts <= len(NAMES):
         raise LuminaError(

@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> int:
 
     if len(args.tokenizers) < 2:
         raise LuminaError(
-            "E005", "one tokenizer is named", "name two or more, then --files"
+            "E005",
+            "there is only one tokenizer to compare",
+            "name two or more, then --files",
         )
     found = [Tokenizer.from_path(name) for name in args.tokenizers]
     most = round(args.per_file_mb * 1e6) or None

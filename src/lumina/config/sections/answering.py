@@ -14,7 +14,11 @@ class AnsweringSection(Section):
         None, ge=1, description="most tokens of an answer; default: 512"
     )
     temperature: float | None = Field(
-        None, ge=0, description="0: always the likeliest token; default: 0.8"
+        None,
+        ge=0,
+        description="how much chance has a part in choosing a token: 1 draws by the "
+        "model's probabilities, lower prefers the likely ones; 0: always the "
+        "likeliest; default: 0.8",
     )
     top_k: int | None = Field(
         None, ge=0, description="draw from the k likeliest; 0: from all; default: 50"

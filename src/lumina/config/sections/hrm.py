@@ -28,7 +28,9 @@ class HrmSection(Section):
     h_cycles: int = Field(2, ge=1, description="high-level updates of a segment")
     l_cycles: int = Field(2, ge=1, description="low-level updates before each of them")
     expansion: float = Field(
-        4.0, gt=0, description="SwiGLU width over 2/3 of the hidden size (use_hrm)"
+        4.0,
+        gt=0,
+        description="SwiGLU width as a multiple of 2/3 of the hidden size (use_hrm)",
     )
     halt_max_steps: int = Field(
         16, ge=1, description="most segments for a puzzle or a token"
@@ -52,11 +54,16 @@ class HrmSection(Section):
         1000, ge=0, description="turned and recoloured forms of an ARC task"
     )
     puzzle_votes: int = Field(
-        1, ge=1, description="forms of an ARC test that vote on two attempts"
+        1,
+        ge=1,
+        description="augmented forms of an ARC test whose answers vote for its two "
+        "attempts",
     )
     puzzle_lr: float = Field(
         0.01, ge=0, le=1, description="peak rate of sign descent on puzzles' vectors"
     )
     puzzle_weight_decay: float = Field(
-        0.1, ge=0, description="decoupled, on the vectors of a step's puzzles"
+        0.1,
+        ge=0,
+        description="decoupled weight decay of the vectors of the puzzles in a step",
     )

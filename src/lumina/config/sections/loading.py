@@ -59,14 +59,17 @@ class LoadingSection(Section):
         description="end with a checkpoint after the step in which this file appears",
     )
     prefetch_factor: int = Field(
-        2, ge=1, description="steps of batches that are made ahead of their use"
+        2,
+        ge=1,
+        description="steps whose batches are made ahead of their use",
     )
     prefetch_threads: int | None = Field(
         None,
         ge=0,
-        description="threads that make these batches, in their order: 2 to 4 where the "
-        "tokens are on a local disk, 4 to 8 on a network; 0: each step is made when it "
-        "is needed; default: 1, or 0 where `lumina pretests run prefetch` failed",
+        description="threads that make batches ahead (prefetch_factor), in their "
+        "order: 2 to 4 where the tokens are on a local disk, 4 to 8 on a network; 0: "
+        "each step is made when it is needed; default: 1, or 0 where `lumina pretests "
+        "run prefetch` failed",
     )
     pin_memory: bool | None = Field(
         None,

@@ -15,7 +15,10 @@ class ModelSection(Section):
     describes_model = True
 
     vocab_size: int | None = Field(
-        None, ge=2, description="tokens; default: the tokenizer's, padded to 64"
+        None,
+        ge=2,
+        description="tokens of the vocabulary; default: those of the tokenizer, "
+        "rounded up to a multiple of 64",
     )
     hidden_size: int = Field(128, ge=8, description="model width")
     num_layers: int = Field(2, ge=1, description="transformer blocks")
@@ -47,10 +50,16 @@ class ModelSection(Section):
         description="trained length before extension; default: seq_length / factor",
     )
     rope_low_freq_factor: float | None = Field(
-        None, gt=0, description="turns below which llama3 stretches; default: 1"
+        None,
+        gt=0,
+        description="of rope_scaling llama3: channels that turn fewer times than this "
+        "in rope_original_length tokens are slowed down by rope_factor; default: 1",
     )
     rope_high_freq_factor: float | None = Field(
-        None, gt=0, description="turns above which llama3 changes nothing; default: 4"
+        None,
+        gt=0,
+        description="of rope_scaling llama3: channels that turn more often than this "
+        "in rope_original_length tokens stay as they are; default: 4",
     )
     norm_eps: float = Field(1e-5, gt=0, description="epsilon of every RMSNorm")
     qk_norm: Literal["none", "rms", "rms_full", "l2"] = Field(
@@ -83,7 +92,10 @@ class ModelSection(Section):
         0, ge=0, description="rotated channels of a head; 0: half of them"
     )
     mla_value_dim: int = Field(
-        0, ge=0, description="width of a head's values; 0: its channels not rotated"
+        0,
+        ge=0,
+        description="width of a head's values; 0: as many as it has channels that are "
+        "not rotated",
     )
     window_size: int = Field(
         0, ge=0, description="sliding attention window in tokens; 0: full attention"
@@ -104,7 +116,9 @@ class ModelSection(Section):
     )
     tie_embeddings: bool = Field(False, description="the head is the embedding")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on both residuals")
-    init_std: float = Field(0.02, gt=0, description="spread of initial weights")
+    init_std: float = Field(
+        0.02, gt=0, description="standard deviation of initial weights"
+    )
     pos_encodings: Literal["rope", "learned", "sinusoidal", "none"] = Field(
         "rope",
         description="how a token knows its place: rotated queries and keys, a learned "

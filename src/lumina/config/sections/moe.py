@@ -52,8 +52,8 @@ class MoeSection(Section):
     capacity_factor: float | None = Field(
         None,
         gt=0,
-        description="expert capacity over the even share (capacity only); default: by "
-        "number of experts",
+        description="with moe_dispatch capacity: tokens that an expert has room for, "
+        "as a multiple of an even share; default: by number of experts",
     )
     overflow: Literal["none", "tight", "loose", "adaptive", "reroute"] = Field(
         "none",
@@ -104,5 +104,7 @@ class MoeSection(Section):
         ),
     )
     router_init_std: float | None = Field(
-        None, gt=0, description="spread of initial routers; default: init_std"
+        None,
+        gt=0,
+        description="standard deviation of initial router weights; default: init_std",
     )

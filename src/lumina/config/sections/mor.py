@@ -41,7 +41,8 @@ class MorSection(Section):
     mor_capacity_factor: float = Field(
         1.25,
         gt=0,
-        description="places of a pass over its share under an even load (token_choice)",
+        description="tokens that a pass has room for, as a multiple of its share under "
+        "an even load (token_choice)",
     )
     mor_balance_weight: float = Field(
         0.1, ge=0, description="weight of the loss that evens out depths (token_choice)"

@@ -32,8 +32,9 @@ class QuantizationSection(Section):
     )
     load_in_8bit: bool = Field(
         False,
-        description="hold them in 8-bit integers with a scale for each row; the same "
-        "as --quantization-method bnb --quantization-bits 8",
+        description="hold the frozen matrices of the base of adapters in 8-bit "
+        "integers with a scale for each row; the same as --quantization-method bnb "
+        "--quantization-bits 8",
     )
     quantization_method: QuantizationMethod | None = Field(
         None,
@@ -46,8 +47,8 @@ class QuantizationSection(Section):
     )
     quantization_bits: Literal["8", "4", "3", "2"] | None = Field(
         None,
-        description="of a code: bnb 8 or 4, quanto 8 or 4, gptq 4, 3, 2 or 8; default: "
-        "4, and 8 of quanto, quanto_dynamic, fp8 and llm_int8",
+        description="bits of each number: bnb 8 or 4, quanto 8 or 4, gptq 4, 3, 2 or "
+        "8; default: 4, and 8 of quanto, quanto_dynamic, fp8 and llm_int8",
     )
     quantization_scenario: QuantizationScenario | None = Field(
         None,

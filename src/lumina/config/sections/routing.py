@@ -14,7 +14,7 @@ class RoutingSection(Section):
 
     static_routing_mode: bool = Field(
         False,
-        description="depths and recursions compute every token, softly weighted, as "
-        "with mod_mode and mor_mode static; experts must then have shapes that no "
-        "token changes; for CUDA graphs, profiling and debugging",
+        description="Mixture of Depths and of Recursions compute every token, softly "
+        "weighted, as with mod_mode and mor_mode static; experts must then have shapes "
+        "that no token changes; for CUDA graphs, profiling and debugging",
     )

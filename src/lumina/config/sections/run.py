@@ -12,7 +12,9 @@ from lumina.config.sections.section import Section
 class RunSection(Section):
     """Where a run lives and what it leaves behind."""
 
-    run_dir: str | None = Field(None, description="default: runs/PRESET-DATE-TIME")
+    run_dir: str | None = Field(
+        None, description="folder of the run; default: runs/PRESET-DATE-TIME"
+    )
     experiment_name: str | None = Field(
         None, description="puts the run in runs/NAME where no run_dir is given"
     )
@@ -50,7 +52,10 @@ class RunSection(Section):
         "go by, such as eval_perplexity or a source's loss",
     )
     best_is: Literal["lowest", "highest"] | None = Field(
-        None, description="default: highest of accuracies, exact shares and scores"
+        None,
+        description="whether best_metric is better when it is lower or higher; "
+        "default: highest for accuracies, exact shares and scores, lowest for all "
+        "others",
     )
     save_total_limit: int = Field(
         3, ge=1, description="regular checkpoints kept (best and last always are)"

@@ -23,31 +23,32 @@ class SavingSection(Section):
         "newest",
         description=(
             "which save_total_limit regular checkpoints are kept: the newest, or some "
-            "with ages that grow by equal factors"
+            "of all ages, fewer the older they are"
         ),
     )
     save_optimizer_states: bool = Field(
         True,
         description=(
-            "without them checkpoints are smaller, and a resume resets the optimizer"
+            "save the states of the optimizer; without them checkpoints are smaller, "
+            "and a resume resets the optimizer"
         ),
     )
     save_scheduler_states: bool = Field(
         True,
-        description="what controls made of the learning rate; without it a resume "
+        description="save what controls made of the learning rate; without it a resume "
         "follows the planned schedule",
     )
     save_training_metrics: bool = Field(
         True,
         description=(
-            "the best evaluation, the patience and the number of skipped steps; "
-            "without them a resume counts from zero"
+            "save the best evaluation, the patience of early stopping and the number "
+            "of skipped steps; without them a resume counts from zero"
         ),
     )
     save_adaptive_state: bool = Field(
         True,
         description=(
-            "what the rules that watch the run have seen; without it they start "
-            "without memory after a resume"
+            "save what the rules that watch the run have seen; without it they begin "
+            "from nothing after a resume"
         ),
     )

@@ -96,13 +96,22 @@ class StagesSection(Section):
         "default: scheduled where there is a source_schedule, else fixed",
     )
     min_base_ratio: float = Field(
-        0.3, ge=0, le=1, description="least share of base rows of adaptive"
+        0.3,
+        ge=0,
+        le=1,
+        description="interleaving_strategy adaptive: the smallest share of base rows",
     )
     max_base_ratio: float = Field(
-        0.8, ge=0, le=1, description="largest share of base rows of adaptive"
+        0.8,
+        ge=0,
+        le=1,
+        description="interleaving_strategy adaptive: the largest share of base rows",
     )
     adjustment_window: int = Field(
-        500, ge=1, description="steps between changes of the shares of adaptive"
+        500,
+        ge=1,
+        description="interleaving_strategy adaptive: steps between changes of the "
+        "shares",
     )
     base_perplexity_threshold: float = Field(
         15.0,

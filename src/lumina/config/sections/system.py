@@ -11,7 +11,7 @@ from lumina.quantities import bytes_of
 
 
 class SystemSection(Section):
-    """How it runs on this machine."""
+    """How the run uses this machine."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="where to run; mps is the GPU of an Apple computer"
@@ -70,8 +70,8 @@ class SystemSection(Section):
         "fp64",
     ] = Field(
         "auto",
-        description="what is computed in; what suits each device is shown by "
-        "`lumina doctor --capabilities`",
+        description="the types of numbers that the run computes in; what suits each "
+        "device is shown by `lumina doctor --capabilities`",
     )
     amp: bool = Field(
         True,

@@ -49,6 +49,6 @@ class TextSafetySection(Section):
     )
     safety_words: str | None = Field(
         None,
-        description="TOML file with lists of one's own: toxic, unfavourable and "
+        description="TOML file with your own word lists: toxic, unfavourable and "
         "[groups.AXIS]; default: Lumina's own short ones",
     )

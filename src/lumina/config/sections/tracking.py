@@ -28,7 +28,8 @@ class TrackingSection(Section):
     )
     wandb_mode: Literal["online", "offline"] | None = Field(
         None,
-        description="offline: into files for `wandb sync`; default: WANDB_MODE, online",
+        description="offline: write files for `wandb sync`; default: what WANDB_MODE "
+        "says, or else online",
     )
     mlflow_uri: str | None = Field(
         None,

@@ -77,7 +77,8 @@ class TrainSection(Section):
     warmup_steps: int | None = Field(
         None,
         ge=0,
-        description="steps of warm-up; wins over the ratio, its default",
+        description="steps of warm-up; takes precedence over warmup_ratio, which "
+        "decides by default",
     )
     warmup_ratio: float | None = Field(
         None,
@@ -92,9 +93,12 @@ class TrainSection(Section):
     decay_steps: int | None = Field(
         None,
         ge=1,
-        description="steps that decay (wsd); wins over the ratio, its default",
+        description="steps that decay (wsd); takes precedence over decay_ratio, which "
+        "decides by default",
     )
-    weight_decay: float = Field(0.01, ge=0, description="decoupled, on matrices only")
+    weight_decay: float = Field(
+        0.01, ge=0, description="decoupled weight decay, of matrices only"
+    )
     optimizer: str = Field(
         "adamw",
         description=(

@@ -174,7 +174,7 @@ def described(text: str) -> Described:
         raise LuminaError(
             "E101",
             f"{text}: the library datasets cannot read this: {_first_line(error)}",
-            "fetch its files, and name them",
+            "download its files, and name these in place of it",
         ) from None
 
 

@@ -262,7 +262,11 @@ def write_results(results: TaskResults, path: Path) -> None:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     except FileExistsError:
-        raise LuminaError("E005", f"{path} exists", "name a new file") from None
+        raise LuminaError(
+            "E005",
+            f"{path} is there already, and nothing is overwritten",
+            "name a new file",
+        ) from None
     except OSError as error:
         raise write_error(error, path) from error
 

@@ -63,7 +63,9 @@ def prepare_tasks(
     """
     given, own = dict(shots_data or {}), dict(options or {})
     if not tasks:
-        raise LuminaError("E005", "no task is named", "such as mmlu=FILE")
+        raise LuminaError(
+            "E005", "no task is named", "name tasks with their files, as mmlu=FILE"
+        )
     for name in (*given, *own):
         if name not in tasks:
             raise LuminaError(

@@ -42,7 +42,9 @@ def read_results(path: Path) -> TaskResults:
         )
     except OSError as error:
         raise LuminaError(
-            "E104", f"{path}: {error.strerror}", "name a file of results"
+            "E104",
+            f"{path} cannot be read ({error.strerror})",
+            "name a file that `lumina evaluate --output` wrote",
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = f"it has no {error}" if isinstance(error, KeyError) else str(error)

@@ -140,7 +140,13 @@ def check_lengths(spec: ModelSpec, lengths: Sequence[int]) -> None:
         LuminaError: E005 for lengths of no row, E002 past the last learned position.
     """
     if not lengths or min(lengths) < 2:
-        raise LuminaError("E005", f"lengths are {list(lengths)}", "give 2 or more")
+        raise LuminaError(
+            "E005",
+            f"the lengths {list(lengths)} have one of less than 2 tokens"
+            if lengths
+            else "no length is given",
+            "give lengths of 2 tokens or more",
+        )
     if spec.pos_encodings == "learned" and max(lengths) > spec.seq_length:
         raise LuminaError(
             "E002",

@@ -108,7 +108,9 @@ def context_of(
         find_sources(files)  # missing ones are refused before the model is read
     if asked < 1 or rows < 1:
         raise LuminaError(
-            "E005", f"needles {asked}, rows {rows}", "give at least 1 of each"
+            "E005",
+            f"with {asked} needles in {rows} rows there is nothing to find",
+            "give at least 1 of each",
         )
     weights = open_weights(run, which, ema=ema, on_event=on_event)
     try:

@@ -125,7 +125,9 @@ def arm_named(name: str) -> Arm:
         LuminaError: E005, with those that there are.
     """
     if name not in ARMS:
-        raise LuminaError("E005", f"arm {name!r}", f"there are {', '.join(ARMS)}")
+        raise LuminaError(
+            "E005", f"there is no arm {name!r}", f"choose among {', '.join(ARMS)}"
+        )
     return ARMS[name]
 
 

@@ -29,7 +29,11 @@ def population(half: str, seed: int = SEED) -> list[Scenario]:
         LuminaError: E005 where there is no such half.
     """
     if half not in HALVES:
-        raise LuminaError("E005", f"half {half!r}", f"there are {', '.join(HALVES)}")
+        raise LuminaError(
+            "E005",
+            f"the scenarios have no half {half!r}",
+            f"choose among {', '.join(HALVES)}",
+        )
     draw = random.Random(f"{seed} {half}")
     clean = [_clean(draw, half, number) for number in range(COUNTS["clean"])]
     found = list(clean)

@@ -90,7 +90,9 @@ class Suite:
         """
         if half not in HALVES:
             raise LuminaError(
-                "E005", f"half {half!r}", f"there are {', '.join(HALVES)}"
+                "E005",
+                f"the scenarios have no half {half!r}",
+                f"choose among {', '.join(HALVES)}",
             )
         lines = self._read(f"{half}.jsonl").splitlines()
         return [Scenario.from_dict(json.loads(line)) for line in lines]

@@ -63,7 +63,9 @@ def register_text_judge(kind: Kind) -> Callable[[JudgeFunction], JudgeFunction]:
         held = JUDGES.get(kind)
         if held is not None and held.name != name:
             raise LuminaError(
-                "E005", f"{held.name} already judges {kind!r}", "name one plug-in"
+                "E005",
+                f"{held.name} already judges {kind!r}, and {name} would, too",
+                "name the file of only one of them with --plugins",
             )
         JUDGES[kind] = Judge(name, function)
         return function

@@ -173,7 +173,9 @@ def _listed(folder: Path) -> dict[Path, set[str]]:
         weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise LuminaError(
-                "E102", f"{folder / INDEX}: no weight_map", "fetch the folder again"
+                "E102",
+                f"{folder / INDEX} has no weight_map, which names each tensor's file",
+                "fetch the folder again",
             )
         listed: dict[Path, set[str]] = {}
         for name, file in weight_map.items():
@@ -245,7 +247,9 @@ def read_json(path: Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LuminaError(
-            "E104", f"{path}: there is no such file", "a model folder has one"
+            "E104",
+            f"{path}: there is no such file",
+            "name the folder of a model, which has this file",
         ) from None
     except PermissionError:
         raise LuminaError(

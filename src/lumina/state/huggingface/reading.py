@@ -169,7 +169,7 @@ def _extra_layers(
         raise LuminaError(
             "E002",
             f"{len(extra)} tensors belong to layers for predicting several tokens "
-            f"({some(extra)}), which Lumina's model has not",
+            f"({some(extra)}), which Lumina's model does not have",
             "`lumina import FOLDER RUN --drop-mtp` leaves them out; the next token's "
             "logits do not depend on them",
         )

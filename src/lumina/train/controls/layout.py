@@ -142,7 +142,7 @@ class ActivationsIn(Layout):
         if value == "host" and plan.device != "cuda":
             raise LuminaError(
                 "E003",
-                f"the memory of the device {plan.device} is the host's",
+                f"a run on {plan.device} keeps activations in host memory already",
                 "use disk",
             )
         return plan.replace(activations_in=value)

@@ -42,7 +42,7 @@ class SourceWeights(Control):
         """Refuse a run without several sources."""
         if len(plan.sources) < 2:
             raise LuminaError(
-                "E002", "this run has no several sources", "train with --sources"
+                "E002", "this run has fewer than two sources", "train with --sources"
             )
 
     def now(self, program: Program, step: int) -> dict[str, float] | None:

@@ -42,7 +42,9 @@ class OptimizerMoments(Control):
             )
         if not declared.states:
             raise LuminaError(
-                "E002", f"{declared.name} keeps no moments", "use another optimizer"
+                "E002",
+                f"{declared.name} keeps no moments, so there is nothing to reset",
+                "use another optimizer, or leave this change out",
             )
 
     def now(self, program: Program, step: int) -> str:

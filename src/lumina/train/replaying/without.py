@@ -133,7 +133,11 @@ def without(run: RunDirectory, number: int, steps: int | None = None) -> Without
             from before it is left; what a resume raises.
     """
     if state_of(run.path) == "running":
-        raise LuminaError("E002", f"{run.path} goes on", "wait until it has ended")
+        raise LuminaError(
+            "E002",
+            f"{run.path} is still being trained",
+            "wait until the training has ended",
+        )
     place = _place(run, number)
     cooldown = place.history.plans[-1][1].orchestrator.get("cooldown_steps", 5)
     steps = steps or 2 * cooldown

@@ -71,7 +71,8 @@ class Lora(PeftType):
             if "magnitude" in tensors:
                 raise LuminaError(
                     "E002",
-                    f"{module} is a table of token vectors with a magnitude of DoRA",
+                    f"{module} is a table of token vectors, and DoRA is not supported "
+                    "for one",
                     "leave the table out of target_modules",
                 )
             tensors |= {"a": embedding[1].T, "b": embedding[0].T}

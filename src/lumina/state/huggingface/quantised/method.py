@@ -144,7 +144,7 @@ def taken(files: WeightFiles, stem: str, parts: tuple[str, ...]) -> dict[str, st
         elif not part.endswith("?"):
             raise LuminaError(
                 "E102",
-                f"missing: {name}",
-                f"{stem}weight cannot be read without; fetch the folder again",
+                f"the folder has no tensor {name}, which {stem}weight is made of",
+                "fetch the folder again",
             )
     return found

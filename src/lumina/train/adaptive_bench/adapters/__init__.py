@@ -19,5 +19,7 @@ def adapter_named(name: str) -> Adapter:
     found = ADAPTERS.found(name)
     if found is None:
         known = ", ".join(ADAPTERS.known())
-        raise LuminaError("E005", f"trainer {name!r}", f"there are {known}")
+        raise LuminaError(
+            "E005", f"there is no trainer {name!r}", f"choose among {known}"
+        )
     return found
