@@ -158,7 +158,7 @@ def test_a_mode_recommends_what_is_not_set_and_says_so() -> None:
     [
         ("E002", {"training_mode": "hybrid"}, "two sources, and there are 0"),
         ("E005", {"phases": ("no name",)}, "write NAME"),
-        ("E002", {"phases": ("a: steps=1", "a: steps=2")}, "phases have one name: a, a"),
+        ("E002", {"phases": ("a: steps=1", "a: steps=2")}, "two phases have one name"),
         ("E004", {"phases": ("a: hidden_size=8",)}, "holds for a whole run"),
         ("E005", {"phases": ("a: steps=1", "b: steps=none")}, "steps cannot be"),
         ("E002", {"phases": ("a: steps=1", "b: steps=2 warmup_steps=3")}, "phase b"),
