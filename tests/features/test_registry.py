@@ -50,6 +50,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "tf32": {"precision": "tf32"},
     "fp8": {"precision": "mixed_fp8"},
     "ddp": {"parallel": "ddp"},
+    "gradient_compression": {"gradient_compression": "powersgd"},
     "zero1": {"parallel": "zero1"},
     "zero2": {"parallel": "zero2"},
     "fsdp2": {"parallel": "fsdp2"},

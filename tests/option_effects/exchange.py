@@ -7,6 +7,10 @@ from typing import Any
 import pytest
 
 from lumina.errors import LuminaError
+from lumina.plan.compressing import exchanged_bytes
+from lumina.plan.exchanging import messages_of
+from lumina.quantities import byte_size
+from machines import gpu, plan_for
 from option_effects import Runs, shows
 from option_effects.system import plan_of_two
 
@@ -49,6 +53,44 @@ def messages(runs: Runs) -> None:
         for way in ("ddp", "zero2", "fsdp2"):
             options = {"parallel": way, "global_batch_size": 8, name: value}
             assert name in _refused(runs.config(**options))
+
+
+@pytest.mark.covers("DST-08: gradient_compression")
+@shows(
+    "gradient_compression", "gradient_compression_rank", "gradient_compression_start"
+)
+def compression(runs: Runs) -> None:
+    """What is sent by them is tested in tests/parallel/test_low_rank.py."""
+
+    def config(**leaves: Any) -> Any:
+        flat = {"global_batch_size": 8, "steps": 40, "gradient_compression": "powersgd"}
+        return runs.config(**(flat | leaves))
+
+    plain = plan_of_two(config(gradient_compression="none"))
+    plans = [plan_of_two(config(gradient_compression_rank=rank)) for rank in (2, 8)]
+    sizes = [exchanged_bytes(plan) for plan in (*plans, plain)]
+    assert sizes == sorted(sizes) and sizes[0] < sizes[1] < sizes[2]
+    assert {plan.parallel for plan in plans} == {"ddp"}
+    for plan in plans:
+        assert plan.memory["communication"] > plain.memory["communication"] == 0
+        assert plan.gradient_compression_start == 4  # a tenth
+        assert byte_size(exchanged_bytes(plan)) in plan.reasons["gradient_compression"]
+        assert "times less" in plan.reasons["gradient_compression"]
+    at_once = plan_of_two(config(gradient_compression_start=0))
+    assert messages_of(at_once).low_rank_from == 0
+    alone = plan_for(config())
+    assert alone.gradient_compression == "none" and messages_of(alone).low_rank == 0
+    assert any("one process sends nothing" in text for text in alone.warnings)
+    for way in ("zero1", "zero2", "fsdp2", "independent"):
+        with pytest.raises(LuminaError) as caught:
+            plan_of_two(config(parallel=way))
+        assert caught.value.code == "E002" and way in caught.value.message
+        assert "--parallel ddp" in caught.value.hint
+    with pytest.raises(LuminaError, match="loss scale"):
+        narrow = config(precision="mixed_fp16", device="auto")
+        plan_for(narrow, gpu(), world_size=2)
+    unused = config(gradient_compression="none", gradient_compression_rank=2)
+    assert any("gradient_compression_rank" in text for text in unused.warnings())
 
 
 def _refused(config: Any) -> str:

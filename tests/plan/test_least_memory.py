@@ -11,6 +11,7 @@ from lumina.config import Config
 from lumina.errors import LuminaError
 from lumina.plan.claimed_factors import FACTORS
 from lumina.plan.costs.layout import Layout
+from lumina.plan.count import count_exchanged
 from lumina.plan.figures import layout_of
 from lumina.plan.least_memory import MODES, least_memory, settings_of
 from lumina.plan.memory import estimate
@@ -69,7 +70,10 @@ def test_constants_of_the_design_stand_beside_what_is_counted(
     assert factors["keys and values, grouped queries"]["counted"] == 1
     paged = factors["keys and values, paged cache"]["counted"]
     assert paged == pytest.approx(0.5 + 128 / 1024, abs=0.001)
-    assert factors["gradients exchanged, PowerSGD"]["counted"] is None
+    sent = count_exchanged(plan.spec, (), 8)
+    compressed = factors["gradients exchanged, PowerSGD"]["counted"]
+    assert compressed == pytest.approx(sent.sent / sent.whole)
+    assert 1 / 320 < compressed < 1 / 20
     attention = factors["activations, attention by a fused kernel"]["counted"]
     assert 0 < attention < 1
     tiers = {one["what"]: one["tier"] for one in found["gates"]}

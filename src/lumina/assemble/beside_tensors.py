@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from lumina.assemble.gradient_errors import NAME as ERRORS
 from lumina.assemble.optimizers import numbers
 from lumina.assemble.program import Program
 from lumina.state.state import State
@@ -47,6 +48,8 @@ def scalars(program: Program) -> dict[str, Any]:
                 program.plan.gradient_steps, program.gradient_steps, strict=True
             )
         }
+    if program.way.low_rank is not None and program.way.low_rank.begun:
+        values[ERRORS] = program.mesh.tokens.size
     if program.average is not None:
         values["average_updates"] = int(program.average.updates.item())
         if program.average.default:

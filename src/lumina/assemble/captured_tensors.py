@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lumina.assemble.carry import CARRY, whole_carry
 from lumina.assemble.frozen_model import SLOT as FROZEN
+from lumina.assemble.gradient_errors import held_errors
 from lumina.assemble.logical import share_out, split_fused
 from lumina.assemble.optimizers import split_state, states, still_state, whole_state
 from lumina.assemble.program import Program
@@ -99,6 +100,7 @@ def captured_tensors(
     if program.frozen is not None:
         for name, value in program.frozen.tensors():
             keep(FROZEN, name, value, value)
+    moments |= held_errors(program, everything or ranks.main, _snapshot)
     tensors |= buffers
     if carry:
         moments[CARRY] = carry

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lumina.assemble.carry import CARRY, restore_carry
 from lumina.assemble.frozen_model import SLOT as FROZEN
+from lumina.assemble.gradient_errors import restore_errors
 from lumina.assemble.logical import fill, join_fused, logical_names
 from lumina.assemble.optimizers import load_numbers, restore_state, states
 from lumina.assemble.program import Program
@@ -55,6 +56,7 @@ def restore_training(program: Program, source: Source, meta: State) -> None:
         for slot, kind, declared in states(program.optimizer):
             restore_state(slot, kind, declared, reader(kind))
         load_numbers(program.optimizer, program.plan.optimizer, meta.extra)
+        restore_errors(program, source, meta.extra)
     restore_carry(
         program,
         {n: source.optimizer_tensor(CARRY, n) for n in source.optimizer_names(CARRY)},

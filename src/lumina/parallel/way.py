@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from lumina.model.network import Network
+    from lumina.parallel.low_rank import LowRank
     from lumina.parallel.mesh import Mesh
     from lumina.parallel.sizes import Sizes
 
@@ -34,12 +35,17 @@ class Messages:
             the backward pass goes on.
         every_pass: where weights are sharded, gradients are reduced in every backward
             pass, and not only in the last of a step.
+        low_rank: columns of the factors in which gradients are exchanged
+            (`lumina.parallel.low_rank`); 0: they are exchanged whole.
+        low_rank_from: completed steps from which they are.
     """
 
     reduced: int = 2**24
     gathered: int = 2**24
     overlap: bool = True
     every_pass: bool = False
+    low_rank: int = 0
+    low_rank_from: int = 0
 
 
 MESSAGES = Messages()
@@ -82,6 +88,7 @@ class Conditions:
             there, on the rank that has it.
         messages_asked: options of its own messages that were set.
         reduces_each: whether gradients are to be reduced after every micro-batch.
+        low_rank: as of `Messages`.
     """
 
     spec: ModelSpec
@@ -93,6 +100,7 @@ class Conditions:
     optimizer_in_backward: bool = False
     messages_asked: tuple[str, ...] = ()
     reduces_each: bool = False
+    low_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,8 @@ class Way:
             of its own, its gradients are those of its own rows, and `merge` makes one
             model of all.
         buckets: whether gradients are exchanged in pieces of `Place.bucket_mb`.
+        takes_apart: whether it can exchange gradients as `Messages.low_rank` says.
+        low_rank: what does so in an object of it, from `settle` on; None: nothing.
     """
 
     name: ClassVar[str]
@@ -162,6 +172,8 @@ class Way:
     masters_apart: ClassVar[bool] = False
     synchronised: ClassVar[bool] = True
     buckets: ClassVar[bool] = False
+    takes_apart: ClassVar[bool] = False
+    low_rank: LowRank | None = None
 
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)
@@ -201,6 +213,11 @@ class Way:
                 "adds up whole gradients and reduces them once a step, not after each "
                 "micro-batch (gradients_reduced)"
             )
+        if conditions.low_rank and cls.several and not cls.takes_apart:
+            return (
+                "has every gradient on its own rows only, or exchanges none: "
+                "gradient_compression powersgd needs whole ones, as ddp has"
+            )
         return None
 
     @classmethod
@@ -237,6 +254,14 @@ class Way:
     def settle(self) -> nn.Module:
         """The module to call, now that every weight has its value."""
         return self.place.network
+
+    def begin(self, step: int, learns: bool) -> None:
+        """A step begins.
+
+        Args:
+            step: completed ones.
+            learns: whether its gradients are to change anything.
+        """
 
     def sync(self, last: bool) -> AbstractContextManager[None]:
         """Around the forward and backward of a micro-batch.

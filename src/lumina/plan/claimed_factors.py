@@ -12,7 +12,11 @@ from dataclasses import dataclass, replace
 
 from lumina.model.spec import ModelSpec
 from lumina.plan.costs.layout import Layout
+from lumina.plan.count import count_exchanged
 from lumina.plan.memory import COMPILED_SHARE, estimate
+
+RANK = 8
+"""Columns of PowerSGD's factors, as the design has them."""
 
 PAGE = 256
 """Tokens of a block of a paged cache."""
@@ -67,8 +71,10 @@ def _fused(spec: ModelSpec, layout: Layout) -> float:
     return COMPILED_SHARE
 
 
-def _no_compression(spec: ModelSpec, layout: Layout) -> None:
-    return None
+def _compression(spec: ModelSpec, layout: Layout) -> float:
+    """With vectors and narrow matrices, which travel whole, and both factors."""
+    found = count_exchanged(spec, layout.freeze, RANK)
+    return found.sent / found.whole
 
 
 FACTORS = (
@@ -105,8 +111,8 @@ FACTORS = (
     Factor(
         "gradients exchanged, PowerSGD",
         1 / 320,
-        _no_compression,
-        "not there: gradients are exchanged whole",
+        _compression,
+        "numbers that processes add up with factors of rank 8 / with whole gradients",
     ),
 )
 """All of them, with the claims of the design."""
@@ -141,7 +147,7 @@ GATES = (
         "on where the memory needs it, full recomputation where that is not enough",
     ),
     Gate("4-bit activations", 8, "off unless named: --activation-bits 4"),
-    Gate("PowerSGD", 8, "not there"),
+    Gate("PowerSGD", 8, "off unless named: --gradient-compression powersgd"),
     Gate("paged cache", 8, "of generation, at any length: --kv-cache-paged"),
     Gate("fused kernels", 8, "on wherever a kernel compiler is"),
     Gate(

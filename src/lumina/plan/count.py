@@ -9,6 +9,7 @@ from lumina.model.declared import in_block, parameters
 from lumina.model.freezing import frozen_parameters
 from lumina.model.spec import ModelSpec
 from lumina.model.tensors import Declared
+from lumina.parallel.matrices import Amount, amount
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,18 @@ def trainable(spec: ModelSpec, freeze: Sequence[str]) -> list[Declared]:
     """Parameters that `freeze` leaves to train."""
     frozen = frozen_parameters(spec, freeze)
     return [one for one in parameters(spec) if one.name not in frozen]
+
+
+def count_exchanged(spec: ModelSpec, freeze: Sequence[str], rank: int) -> Amount:
+    """What gradients take when ranks that hold whole weights exchange them, in numbers.
+
+    Args:
+        spec: the shape.
+        freeze: patterns of tensors that do not train.
+        rank: columns of the factors in which they are exchanged; 0: whole.
+    """
+    trained = (one for one in trainable(spec, freeze) if not one.sparse)
+    return amount((one.shape for one in trained), rank)
 
 
 def count_sparse(spec: ModelSpec) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lumina.errors import LuminaError
 from lumina.features import find_feature
 from lumina.model.spec import ModelSpec
+from lumina.plan.compressing import decide_compression
 from lumina.plan.costs.layout import Layout
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.environment import Environment
@@ -43,6 +44,7 @@ def decide_offload(config: Config, spec: ModelSpec, decisions: Decisions) -> Non
         value = config.get(field)
         value = "" if value is None else value
         decisions.decide(field, value, source_of(config, field))
+    decide_compression(config, decisions)
     groups = config.activations.attention_head_groups
     if spec.mla_kv_rank and groups > 1:
         raise LuminaError(

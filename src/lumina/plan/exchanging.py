@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Messages, Way
+from lumina.plan.compressing import asked_rank, compresses
 from lumina.plan.decisions import source_of
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ def messages_of(plan: Plan) -> Messages:
         gathered=plan.allgather_bucket_size,
         overlap=plan.overlap_comm,
         every_pass=plan.gradients_reduced == EACH,
+        low_rank=plan.gradient_compression_rank if compresses(plan) else 0,
+        low_rank_from=plan.gradient_compression_start,
     )
 
 
@@ -41,6 +44,7 @@ def asked_of_exchange(config: Config) -> dict[str, Any]:
             name for name in MESSAGE_OPTIONS if config.get(name) != fields[name].default
         ),
         "reduces_each": config.exchange.gradients_reduced == EACH,
+        "low_rank": asked_rank(config),
     }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lumina.model.spec import ModelSpec
 from lumina.plan.abilities import check_abilities
+from lumina.plan.compressing import decide_start
 from lumina.plan.count import count_parameters
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.duration import Done, decide_length, decide_rhythm
@@ -126,6 +127,7 @@ def make_plan(
     decide_features(config, machine, spec, decisions)
     decide_layout(config, machine, spec, decisions)
     decide_length(config, decisions, rows_per_epoch, done, data_kind)
+    decide_start(config, spec, decisions)
     decide_measures(config, decisions)
     decide_schedule(config, decisions, done)
     decide_rhythm(config, decisions, eval_rows, done)

@@ -90,6 +90,10 @@ class Plan:
         overlap_comm: as of `lumina.parallel.way.Messages.overlap`.
         reduce_bucket_size: as of its `reduced`.
         allgather_bucket_size: as of its `gathered`.
+        gradient_compression: "powersgd" where gradients are exchanged as products of
+            narrow matrices (`lumina.parallel.low_rank`), or "none".
+        gradient_compression_rank: columns of those matrices.
+        gradient_compression_start: completed steps from which they are.
         offload_folder: for files; "": the one in LUMINA_CACHE.
         optimizer_in_backward: a weight changes as soon as its gradient is there, in
             steps of one forward.
@@ -238,6 +242,9 @@ class Plan:
     overlap_comm: bool = True
     reduce_bucket_size: int = 2**24
     allgather_bucket_size: int = 2**24
+    gradient_compression: str = "none"
+    gradient_compression_rank: int = 8
+    gradient_compression_start: int = 0
     offload_folder: str = ""
     activations_in: str = "device"
     activation_bits: int = 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lumina.parallel.table import chosen_way
-from lumina.plan.count import count_trainable
+from lumina.plan.compressing import compresses
+from lumina.plan.count import count_exchanged, count_trainable
 from lumina.plan.figures import layout_of
 from lumina.plan.plan import Plan
 
@@ -29,7 +30,18 @@ def checkpoint_bytes(plan: Plan) -> tuple[int, int]:
     if plan.spec.adapters:  # their base is elsewhere
         weights = 4 * count_trainable(plan.spec, plan.freeze)
     states = layout.states_here(plan.spec)
-    return weights, weights + ranks * (states + memory["ema"])
+    return weights, weights + ranks * (states + memory["ema"]) + _errors(plan)
+
+
+def _errors(plan: Plan) -> int:
+    """Bytes of the errors of all ranks, where gradients are exchanged in factors.
+
+    With the factors that the next step begins with.
+    """
+    if not compresses(plan):
+        return 0
+    found = count_exchanged(plan.spec, plan.freeze, plan.gradient_compression_rank)
+    return 4 * (plan.world_size * found.apart + found.right)
 
 
 def checkpoints_kept(plan: Plan) -> int:

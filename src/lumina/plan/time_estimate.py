@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from lumina.parallel.table import chosen_way
 from lumina.plan.checkpointing import recomputed_share
+from lumina.plan.compressing import compresses, exchanged_bytes
 from lumina.plan.costs.table import costs_of
 from lumina.plan.environment import Environment
 from lumina.plan.figures import layout_of
@@ -278,6 +279,8 @@ def _exchange_seconds(plan: Plan, profile: HardwareProfile | None) -> float:
     # A sum over all ranks passes everything twice. Sharded weights are gathered for
     # each forward and each backward, and their gradients are scattered once.
     passes = 2 * plan.grad_accum + 1 if chosen_way(plan.parallel).sharded else 2
+    if compresses(plan):
+        whole = exchanged_bytes(plan) * (ranks - 1) / ranks
     return passes * whole / profile.link
 
 

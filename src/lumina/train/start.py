@@ -26,6 +26,7 @@ from lumina.train.recalled import recall
 from lumina.train.recorder import Recorder
 from lumina.train.rules import RunningRules
 from lumina.train.rules.earlier import rules_state
+from lumina.train.told_errors import tell_errors
 from lumina.train.told_few_bits import base_in_words
 from lumina.train.warm_up import warm_device_beside
 
@@ -146,6 +147,7 @@ def go_on(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
         recorder.metrics.truncate_after(progress.step)
     recall(recorder, prepared.ranks, prepared.first_step)
     _tell_resumed(prepared, recorder, reader, progress.step)
+    tell_errors(meta, reader, program, recorder)
     if missing := missing_in_words(meta):
         recorder.event(
             "begins_anew",

@@ -104,6 +104,7 @@ def train_step(
     torch.manual_seed(dropout_seed(plan.seed, step, mesh.tokens.rank))
     for kind in program.kinds:
         kind.before(program, step)
+    program.way.begin(step, learns=batches.loss_tokens > 0)
     ranks = mesh.tokens.size * mesh.copies.size
     means = (figure / ranks for figure in measured)
     figures = (float(stop), float(request), float(save), *means)

@@ -35,3 +35,22 @@ class ExchangeSection(Section):
         ge=1,
         description="zero1: likewise, of the weights that processes give each other",
     )
+    gradient_compression: Literal["none", "powersgd"] = Field(
+        "none",
+        description="ddp: powersgd exchanges gradients as products of two narrow "
+        "matrices, and makes good later what they leave out (error feedback): fewer "
+        "bytes between processes for other gradients and a copy of them in memory",
+    )
+    gradient_compression_rank: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="columns of the narrow matrices: more are nearer to the gradients, "
+        "and more to send",
+    )
+    gradient_compression_start: int | None = Field(
+        None,
+        ge=0,
+        description="steps before it begins, in which gradients are exchanged whole; "
+        "default: a tenth of the steps",
+    )

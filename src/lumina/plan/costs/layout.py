@@ -17,7 +17,7 @@ from lumina.plan.costs.few_bits import stored_base
 from lumina.plan.costs.forward import BYTES
 from lumina.plan.costs.kept_bits import bytes_of_a_number
 from lumina.plan.costs.streamed import Streamed, streamed_weights
-from lumina.plan.count import count_parameters, count_sparse
+from lumina.plan.count import count_exchanged, count_parameters, count_sparse
 
 EARLY = "optimizer_in_backward"
 """The feature by which weights change in the backward pass."""
@@ -149,6 +149,15 @@ class Layout:
         all_train = self.trainable is None or self.trainable == total
         routers = count_parameters(spec).router if all_train else 0
         return math.ceil(2 * (trained + routers))
+
+    def errors_here(self, spec: ModelSpec) -> int:
+        """Bytes beside gradients that are exchanged as products of narrow matrices.
+
+        The errors, the largest product, two messages, and one factor of each product
+        with an orthonormal basis of it.
+        """
+        found = count_exchanged(spec, self.freeze, self.messages.low_rank)
+        return 4 * (found.apart + found.largest + found.sent + 2 * found.right)
 
     def gradients_at_a_time(self, spec: ModelSpec) -> int:
         """Bytes of gradients where each is released as soon as it is complete.
