@@ -162,6 +162,15 @@ def test_tags_are_in_the_folder_of_the_run(two, capsys):
     assert "renamed" in told(capsys, "list", "--tag", "good")
 
 
+def test_tags_that_cannot_be_read_are_not_written_over(two, capsys):
+    tags = two / "first" / "tags.json"
+    for damaged in ('{"tags": ["good", "ba', '{"tags": "good"}', "[]"):
+        tags.write_text(damaged)
+        assert "E101" in told(capsys, "tag", "first", "new", code=1)
+        assert tags.read_text() == damaged
+        assert "first" in told(capsys, "list")
+
+
 def test_a_run_is_shown_and_compared(two, capsys):
     shown = told(capsys, "show", "first")
     assert "6.9000 -> 2.5000" in shown and "2.7500 after step 4" in shown

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -252,6 +254,22 @@ def test_files_are_read_as_they_were_written(tmp_path: Path) -> None:
         assert refused.value.code == "E101"
     with pytest.raises(LuminaError, match="E104"):
         read_results(tmp_path / "gone.json")
+
+
+def test_results_are_written_where_files_cannot_have_two_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(source: object, target: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", none)
+    path, one = tmp_path / "found.json", accuracy(GOOD)
+    write_results(one, path)
+    assert read_results(path).to_dict() == one.to_dict()
+    with pytest.raises(LuminaError, match="E005"):
+        write_results(accuracy(GOOD[:-1]), path)
+    assert read_results(path).to_dict() == one.to_dict()
+    assert [file.name for file in tmp_path.iterdir()] == ["found.json"]
 
 
 @pytest.mark.covers("EVL-02: comparison and error analysis")

@@ -311,6 +311,9 @@ def test_the_command_prints_a_table_and_writes_every_answer(
     capsys.readouterr()
     assert main([*words, "--output", str(out)]) == 2
     assert "name a new file" in capsys.readouterr().err
+    assert main([*words, "--output", str(tmp_path / "none" / "found.json")]) == 1
+    said = capsys.readouterr()  # before anything is asked
+    assert "there is no folder" in said.err and not said.out
     assert not list(tmp_path.glob(".*.tmp"))
 
 

@@ -183,16 +183,13 @@ def _refuse_beside_tasks(args: argparse.Namespace, cache: bool) -> None:
 
 def _on_tasks(args: argparse.Namespace) -> int:
     """Ask the questions of tasks."""
+    from lumina.infer.evaluation_tasks.results import check_new_file
     from lumina.infer.evaluation_tasks.running import evaluate_tasks
 
     model = model_path(args)
     output = args.output
-    if output is not None and Path(output).exists():
-        raise LuminaError(
-            "E005",
-            f"{output} is there already, and nothing is overwritten",
-            "name a new file",
-        )
+    if output is not None:
+        check_new_file(Path(output))
     results = evaluate_tasks(
         model,
         files_by_task(args.tasks, "--tasks"),

@@ -78,29 +78,48 @@ def of_files(path: Path) -> dict[str, Any]:
 
 
 def tags_of(path: Path) -> list[str]:
-    """The tags that a person gave a run, in their order."""
+    """The tags that a person gave a run, in their order; none where unreadable."""
     try:
-        tags = json.loads((path / TAGS_NAME).read_text(encoding="utf-8"))["tags"]
+        return _read_tags(path / TAGS_NAME)
     except (OSError, ValueError, KeyError, TypeError):
         return []
-    return [str(tag) for tag in tags] if isinstance(tags, list) else []
+
+
+def _read_tags(file: Path) -> list[str]:
+    """The tags of a file, which may not be there."""
+    try:
+        tags = json.loads(file.read_text(encoding="utf-8"))["tags"]
+    except FileNotFoundError:
+        return []
+    if not isinstance(tags, list):
+        raise TypeError("its tags are no list")
+    return [str(tag) for tag in tags]
 
 
 def change_tags(path: Path, change: Callable[[list[str]], list[str]]) -> list[str]:
     """Replace the tags of a run by what is made of them; returns those.
 
     Raises:
-        LuminaError: where they cannot be written.
+        LuminaError: E101 where those before cannot be read, and would be lost; E104,
+            E106 or E204 where the new ones cannot be written.
     """
+    file = path / TAGS_NAME
     try:
-        with changing(path / TAGS_NAME):
-            before = tags_of(path)
+        with changing(file):
+            try:
+                before = _read_tags(file)
+            except (ValueError, KeyError, TypeError) as error:
+                raise LuminaError(
+                    "E101",
+                    f"{file} cannot be read ({type(error).__name__}: {error})",
+                    "mend the file, or delete it and the tags in it",
+                ) from error
             if (tags := change(before)) != before:
                 text = json.dumps({"tags": tags}, indent=1, ensure_ascii=False) + "\n"
-                write_file(path / TAGS_NAME, text.encode())
+                write_file(file, text.encode())
             return tags
     except OSError as error:
-        raise write_error(error, path / TAGS_NAME) from error
+        raise write_error(error, file) from error
 
 
 def is_run(path: Path) -> bool:

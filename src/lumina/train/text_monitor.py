@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,12 +179,18 @@ class TextMonitor:
         except FileNotFoundError:
             return []
         except (ValueError, LookupError, TypeError, OSError) as error:
+            file = self.directory.safety_report
+            aside = file.with_suffix(".damaged")
+            try:
+                os.replace(file, aside)  # somebody may be able to mend it
+            except OSError as refused:
+                raise write_error(refused, aside) from error
             self.recorder.event(
                 "safety_report_lost",
                 "warning",
                 None,
-                f"the safety report of earlier steps cannot be read ({error}), and "
-                "begins anew",
+                f"the safety report of earlier steps cannot be read ({error}): it is "
+                f"kept as {aside.name}, and a new one begins",
                 step=step,
             )
             return []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -28,6 +29,9 @@ FORMAT = 1
 
 FOLDER = "evaluations"
 """In a run's folder: holds its results."""
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What giving a file a second name gives on a file system that has no such names."""
 
 DRAWS, SEED = 1000, 1234
 """Of the bootstrap that gives the standard error of what is no mean."""
@@ -257,18 +261,55 @@ def write_results(results: TaskResults, path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(temporary, path)  # fails where there is a file, unlike a rename
+            _name_anew(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     except FileExistsError:
-        raise LuminaError(
-            "E005",
-            f"{path} is there already, and nothing is overwritten",
-            "name a new file",
-        ) from None
+        raise _is_there(path) from None
     except OSError as error:
         raise write_error(error, path) from error
+
+
+def check_new_file(path: Path) -> None:
+    """Refuse what `write_results` would refuse, before there are results to lose.
+
+    Raises:
+        LuminaError: E005 where there is a file; E104 or E106 where none can be.
+    """
+    if path.exists():
+        raise _is_there(path)
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise LuminaError("E104", f"there is no folder {folder}", "make it first")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise LuminaError(
+            "E106", f"{folder} may not be written", "name a file in another folder"
+        )
+
+
+def _is_there(path: Path) -> LuminaError:
+    return LuminaError(
+        "E005",
+        f"{path} is there already, and nothing is overwritten",
+        "name a new file",
+    )
+
+
+def _name_anew(written: Path, path: Path) -> None:
+    """Give a file that is written a name that no file has.
+
+    Raises:
+        FileExistsError: a file has it.
+    """
+    try:
+        os.link(written, path)  # fails where there is a file, unlike a rename
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with open(path, "xb"):  # the name is taken: the file follows
+            pass
+        os.replace(written, path)
 
 
 def write_beside(results: TaskResults, run: Path) -> Path:
