@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from lumina.errors import LuminaError
-from lumina.state import writer
+from lumina.state import retention, writer
 from lumina.state.checkpoint import CheckpointStore, latest_good, open_checkpoint
+from stand_ins import stand_in
 from states import Events, assert_state_is, make_state
 
 
@@ -104,6 +106,33 @@ def test_the_newest_regular_ones_stay_with_best_and_emergency(store, tmp_path, e
     assert pointer(tmp_path, "BEST") == "step-00000002"
     removed = [e["data"]["checkpoint"][-1] for e in events.of("checkpoint_removed")]
     assert removed == ["1", "4", "5"]
+
+
+def test_one_that_cannot_be_deleted_does_not_end_the_run(
+    store, tmp_path, events, monkeypatch
+):
+    """As on NFS, where a folder stays while somebody has a file of it open."""
+
+    def read_by_somebody(path, ignore_errors=False):
+        if path.name.endswith("step-00000001"):
+            if not ignore_errors:
+                raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+        else:
+            shutil.rmtree(path, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(retention, "shutil", stand_in(shutil, rmtree=read_by_somebody))
+        for step in range(1, 5):
+            store.save(make_state(step), background=False)
+        assert retention.remove_leftovers(store.folder)  # what a resume does first
+    assert steps_of(tmp_path) == [3, 4] and not events.of("checkpoint_failed")
+    told = events.of("checkpoint_not_removed")
+    names = [one["data"]["checkpoint"] for one in told]
+    assert names == ["step-00000001", ".tmp-removed-step-00000001"]
+    assert list(store.folder.glob(".*step-00000001"))
+    store.save(make_state(5), background=False)
+    assert steps_of(tmp_path) == [4, 5] and not list(store.folder.glob(".*"))
+    assert len(events.of("checkpoint_not_removed")) == 2
 
 
 @pytest.mark.covers("CKP-01: best")

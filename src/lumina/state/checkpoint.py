@@ -378,7 +378,18 @@ class CheckpointStore:
             write_pointer(self.folder, "BEST", final)
 
     def _prune(self, step: int) -> None:
-        for path in prune(self.folder, self.keep, self.pruning):
+        def kept(path: Path, error: OSError) -> None:
+            self._emit(
+                "checkpoint_not_removed",
+                "warning",
+                None,
+                f"{path.name} could not be deleted ({error.strerror}): the run goes "
+                "on, and the next checkpoint tries it again",
+                step,
+                checkpoint=path.name,
+            )
+
+        for path in prune(self.folder, self.keep, self.pruning, kept):
             self._emit(
                 "checkpoint_removed",
                 "info",

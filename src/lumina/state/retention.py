@@ -28,6 +28,9 @@ def point_at_best(checkpoints: Path, step: int | None) -> None:
         (checkpoints / "BEST").unlink(missing_ok=True)
 
 
+_REMOVED = ".tmp-removed-"
+"""Begins the name of a checkpoint that is being deleted."""
+
 GOOD = "good"
 """The kind of a checkpoint that many steps without an alarm have followed."""
 
@@ -97,15 +100,41 @@ KEPT: dict[str, Callable[[list[Path], int], list[Path]]] = {
 """Way of pruning -> which of the regular checkpoints, the oldest first, stay."""
 
 
-def prune(checkpoints: Path, keep: int, pruning: Pruning = "newest") -> list[Path]:
+def prune(
+    checkpoints: Path,
+    keep: int,
+    pruning: Pruning = "newest",
+    on_failure: Callable[[Path, OSError], None] | None = None,
+) -> list[Path]:
     """Delete the superseded checkpoints; LATEST must name a verified one.
+
+    Args:
+        checkpoints: the folder of all.
+        keep: regular ones that stay.
+        pruning: which these are.
+        on_failure: called with what the system does not delete, as a network file
+            system does not while somebody reads it; the next call tries again. None:
+            that is an error.
 
     Returns:
         The folders that are gone.
+
+    Raises:
+        OSError: where one cannot be deleted, and nobody is to be told.
     """
-    gone = superseded(checkpoints, keep, pruning)
-    for path in gone:
-        remove_checkpoint(path)
+    gone = []
+    half = sorted(checkpoints.glob(f"{_REMOVED}*"))
+    for path in (*superseded(checkpoints, keep, pruning), *half):
+        try:
+            if path in half:
+                shutil.rmtree(path)
+            else:
+                remove_checkpoint(path)
+                gone.append(path)
+        except OSError as error:
+            if on_failure is None:
+                raise
+            on_failure(path, error)
     return gone
 
 
@@ -155,6 +184,9 @@ def remove_leftovers(checkpoints: Path) -> list[str]:
                 shutil.rmtree(path)
             else:
                 os.rename(path, original)
+        elif path.name.startswith(_REMOVED):
+            # Somebody may still read it; nothing is ever written under this name.
+            shutil.rmtree(path, ignore_errors=True)
         elif path.name.startswith(".tmp-"):
             shutil.rmtree(path)
         elif path.name.startswith(".") and path.name.endswith(".tmp"):
@@ -185,7 +217,7 @@ def remove_checkpoint(path: Path) -> None:
     It is renamed first: to whoever reads it meanwhile, or finds it after a kill, half
     of it would be a damaged checkpoint.
     """
-    doomed = path.with_name(f".tmp-removed-{path.name}")
+    doomed = path.with_name(f"{_REMOVED}{path.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     os.rename(path, doomed)
     shutil.rmtree(doomed)
