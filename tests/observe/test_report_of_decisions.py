@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
             "on",
             "1 change was made, and 2 findings watched and left alone",
         ),
-        (["nothing"], "on", "0 changes were made, and 1 finding watched and left"),
+        (["nothing"], "on", "no change was made, and 1 finding watched and left"),
         (["lower_rate", "nothing"], "shadow", "1 change would have been made, and 1"),
         ([], "on", "nothing was found that asks for a change"),
     ],
@@ -86,7 +86,7 @@ def test_explain_says_what_was_seen_done_why_how_sure_and_what_followed(
         "outcomes: 2 better",
         "step 100 (converging): divergence",
         "seen        median 3.25",
-        "done        lower_rate: learning_rate 0.001 -> 0.0005 (level 2)",
+        "done        lower_rate: learning_rate 0.001 -> 0.0005 (level 2, a change",
         "would do    lower_rate",
         "why         half the rate",
         "how sure    0.88",
@@ -189,8 +189,8 @@ def test_a_change_of_several_values_is_told_in_words(
     events.close()
     assert main(["explain", str(folder)]) == 0
     said = capsys.readouterr().out
-    told = "rollback steps 160, skip data no, learning rate factor 0.1 (level 3)"
-    assert f"restart_lower_rate: {told}" in said
+    told = "with steps: 160; skip data: no; learning rate factor: 0.1 (level 3, a step"
+    assert f"restart_lower_rate, {told}" in said
     assert "4 changes were made, and 1 finding watched and left alone" in said
     assert "step 501: reason 1" not in said.partition("outcomes:")[0]
     assert "taken back" in said.partition("what these words mean")[2]

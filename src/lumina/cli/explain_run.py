@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from lumina.state.decisions_made import Made
 
 
+ONCE_MORE = "from here on it takes steps a second time"
+
+
 def facts_of(path: Path) -> dict[str, Any]:
     """The decisions of a run, and those that it would have made in shadow mode.
 
@@ -68,13 +71,17 @@ def in_words(facts: Mapping[str, Any]) -> str:
     if facts["experience"]:
         lines.append(f"experience: {facts['experience']}")
     lines += _in_short(made, mode)
-    verdicts = [one.verdict for one in made if one.verdict and not one.undone]
+    verdicts = [_verdict(one) for one in made if one.verdict and not one.undone]
     if verdicts:
         listed = ", ".join(
             f"{verdicts.count(name)} {name}" for name in dict.fromkeys(verdicts)
         )
         lines.append(f"outcomes: {listed}")
+    before = 0
     for one in made:
+        if one.step < before and not one.undone:
+            lines += ["", f"(the run had gone back; {ONCE_MORE})"]
+        before = one.step
         lines += ["", *_lines(one, mode)]
         if one.number in facts["without"] and mode == "on" and not one.undone:
             lines.append(f"  without it  {facts['without'][one.number]}")
@@ -102,16 +109,19 @@ def _in_short(made: list[Made], mode: str) -> list[str]:
     kept = [one for one in made if not one.undone]
     changes = [one for one in kept if one.control or one.action != "nothing"]
     left = len(kept) - len(changes)
-    would = (
-        "would have been" if mode != "on" else "was" if len(changes) == 1 else "were"
-    )
+    how_many = counted(len(changes), "change") if changes else "no change"
+    would = "would have been" if mode != "on" else "was" if len(changes) < 2 else "were"
     if not kept:
         return ["in short: nothing was found that asks for a change"]
     lines = [
-        f"in short: {counted(len(changes), 'change')} {would} made"
+        f"in short: {how_many} {would} made"
         + (f", and {counted(left, 'finding')} watched and left alone" if left else "")
     ]
+    before = 0
     for one in changes:
+        if one.step < before:
+            lines.append(f"  (the run had gone back; {ONCE_MORE})")
+        before = one.step
         after = f"; afterwards: {one.verdict}" if one.verdict else ""
         lines.append(f"  step {one.step:,}: {one.reason}{after}")
     return lines
@@ -136,10 +146,12 @@ def _printable(line: str) -> str:
 
 
 def _lines(made: Made, mode: str) -> list[str]:
+    from lumina.train.orchestrator.meaning import LEVELS
+
     phase = f" ({made.phase.lower()})" if made.phase else ""
     lines = [f"step {made.step:,}{phase}: {made.anomaly or 'no anomaly'}"]
     seen = ", ".join(
-        f"{key} {_value(value)}"
+        f"{key.replace('_', ' ')} {_value(value)}"
         for key, value in made.evidence.items()
         if key != "phase"
     )
@@ -147,21 +159,41 @@ def _lines(made: Made, mode: str) -> list[str]:
         lines.append(f"  seen        {seen}")
     would = mode != "on" or made.mode == "shadow"
     what = made.action if made.action != "nothing" else "nothing, on purpose"
-    if made.control:
+    if made.control and isinstance(made.new, Mapping):
+        what += _details(made.new)
+    elif made.control:
         before = "" if made.old is None else f"{_value(made.old)} -> "
         what += f": {made.control} {before}{_value(made.new)}"
-    lines.append(f"  {'would do' if would else 'done':<12}{what} (level {made.level})")
+    if made.level:
+        what += f" (level {made.level}, {LEVELS.get(made.level, 'of a plug-in')})"
+    lines.append(f"  {'would do' if would else 'done':<12}{what}")
     lines.append(f"  why         {made.reason}")
     lines.append(f"  how sure    {made.confidence:.2f}")
     after = "not measured"
     if made.verdict:
-        after = made.verdict + (f": {made.text}" if made.text else "")
+        after = _verdict(made) + (f": {made.text}" if made.text else "")
         if made.outcome_step is not None:
             after += f" (known in step {made.outcome_step:,})"
     lines.append(f"  afterwards  {after}")
     if made.undone:
         lines.append("  undone      a resume went on from before it")
     return lines
+
+
+def _verdict(made: Made) -> str:
+    """What came of a decision, in a word; of one to change nothing, what was seen."""
+    quiet = made.action == "nothing" and made.verdict == "better"
+    return "left alone and quiet" if quiet else made.verdict
+
+
+def _details(value: Mapping[str, Any]) -> str:
+    """The parts of a change that has several; texts among them repeat its reason."""
+    parts = [
+        f"{name.replace('_', ' ')}: {_value(part)}"
+        for name, part in value.items()
+        if not isinstance(part, str)
+    ]
+    return f", with {'; '.join(parts)}" if parts else ""
 
 
 def _value(value: Any) -> str:

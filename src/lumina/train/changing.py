@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from lumina.errors import LuminaError
@@ -97,14 +98,26 @@ def apply(run: Run, change: Change, refusal: str = "", **details: Any) -> bool:
         "control",
         "info" if change.outcome == "applied" else "warning",
         None,
-        f"{change.name}: {change.old} -> {change.value} ({change.reason}): "
-        f"{change.outcome}",
+        _in_words(change),
         **change.to_dict(),  # its step among them
         **details,
     )
     tell_notes(run.rules, run.recorder)
     again, run.program.live.feed_again = run.program.live.feed_again, False
     return reordered(run) or run.program is not before or again
+
+
+def _in_words(change: Change) -> str:
+    """A change in a line. One that has several parts is described by its reason."""
+    what = change.name
+    if not isinstance(change.value, Mapping):
+        what += f": {_short(change.old)} -> {_short(change.value)}"
+    return f"{what} ({change.reason}): {change.outcome}"
+
+
+def _short(value: Any) -> Any:
+    """A number as it is read, not as it is kept."""
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def reordered(run: Run) -> bool:

@@ -156,7 +156,7 @@ def _looked_up(plan: Plan, config: Config) -> _Found:
         why = f"cold: {error.message}"
         return _Found({}, why, [_ignored(error, "the run begins without experience")])
     if held is None:
-        return _Found({}, "cold: the store is off")
+        return _Found({}, "cold: nothing of earlier runs is used (--experience off)")
     counts, ids = counts_for(kind, held.outcomes)
     if not counts:
         why = f"cold: too few outcomes for runs of {kind}"

@@ -39,6 +39,18 @@ def test_an_anomaly_that_heals_is_left_alone() -> None:
     made = Made().run(30, falling).run(1, lambda _: 9.0, "loss_spike").run(20, falling)
     assert made.decided() == [(31, "nothing")]
     assert made.outcomes() == [(1, "better")]
+    ((_, _, decision), (_, _, outcome)) = made.told
+    why = "nothing is changed: loss_spike was made (it may heal by itself)"
+    assert decision["reason"] == why
+    said = "loss_spike was not found again meanwhile; the loss is "
+    assert outcome["text"].startswith(said) and "without it" not in outcome["text"]
+
+
+def test_actions_with_the_same_objection_are_named_together() -> None:
+    made = Made(pinned=("learning_rate", "max_grad_norm")).run(20, falling)
+    made.run(60, lambda _: 4.0, "oscillation")
+    said = [d["reason"] for _, kind, d in made.told if kind == "decision"]
+    assert any("(lower_rate: learning_rate is pinned" in text for text in said), said
 
 
 @pytest.mark.covers("ORC-39: undo when the outcome is worse")

@@ -6,7 +6,7 @@ for a change and to record a decision is the policy's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,9 @@ URGENT: tuple[Severity, ...] = ("error", "critical")
 """Severities of findings that wait for a part of a cooldown only."""
 
 GRAVITY: tuple[Severity, ...] = ("debug", "info", "warning", "error", "critical")
+
+NO_USE = "at its bound, or of no use here"
+"""Why an action that the run can have proposes nothing."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,8 @@ class Choosing:
         Returns:
             None where what was changed last has to show its effect first.
         """
-        ladder, why = ladder_for(finding.anomaly), []
+        ladder = ladder_for(finding.anomaly)
+        why: dict[str, list[str]] = {}  # objection -> the actions that have it
         for rung in range(self.episodes.rung(finding.anomaly), len(ladder)):
             action = ACTIONS.get(ladder[rung])
             if action is None:
@@ -109,7 +113,7 @@ class Choosing:
                 self.episodes.climb(finding.anomaly, rung)
                 return None
             if objection := self._objection(finding, action):
-                why.append(f"{action.name}: {objection}")
+                why.setdefault(objection, []).append(action.name)
                 continue
             if action.name == NOTHING:
                 wait = self.limits.settling
@@ -121,13 +125,15 @@ class Choosing:
                 rung, action = rung - 1, other
             proposal = action.proposal(finding, now, self.plan)
             if proposal is None:
-                why.append(f"{action.name}: at its bound, or of no use here")
+                why.setdefault(NO_USE, []).append(action.name)
                 continue
             self.episodes.climb(finding.anomaly, rung + 1)
             return Choice(action, proposal)
         self.episodes.exhaust(finding.anomaly, finding.step)
         # An action can stand on several rungs of a ladder.
-        said = "; ".join(dict.fromkeys(why))
+        said = "; ".join(
+            f"{listed(dict.fromkeys(names))}: {reason}" for reason, names in why.items()
+        )
         return Choice(ACTIONS[NOTHING], why=said or "every action was tried")
 
     def sure(self, finding: Finding, action: Action) -> Confidence:
@@ -183,6 +189,12 @@ class Choosing:
         if sure.value < needed:
             return f"confidence {sure.value:.2f} is below {needed:g}; {sure.why}"
         return ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row: "a", "a and b", "a, b and c"."""
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def gravest_first(finding: Finding) -> tuple[int, float, str]:

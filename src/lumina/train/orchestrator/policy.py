@@ -248,7 +248,7 @@ class Policy:
 
     def _leave(self, finding: Finding, why: str) -> None:
         """Decide to change nothing, and watch whether the anomaly heals."""
-        reason = f"nothing is changed ({why}): {finding.text}"
+        reason = f"nothing is changed: {finding.text} ({why})"
         action = ACTIONS[NOTHING]
         decision = self._decision(finding, action, finding.confidence, reason)
         decision = self.ledger.decided(decision)

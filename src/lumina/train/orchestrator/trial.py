@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import stdev
 from typing import Any
 
+from lumina.quantities import counted
 from lumina.train.health.check import mean, median
 from lumina.train.orchestrator.decision import NOTHING, Measured, Outcome, Verdict
 from lumina.train.orchestrator.figures import compared
@@ -113,12 +114,16 @@ class Trial:
             verdict = "worse"
         elif not self.again and (measured < expected - margin or self.is_nothing):
             verdict = "better"
+        without = "" if self.is_nothing else " without it"
         text = (
-            f"the loss is {measured:.4f} where {expected:.4f} was expected without it "
+            f"the loss is {measured:.4f} where {expected:.4f} was expected{without} "
             f"(differences above {margin:.4f} count)"
         )
         if self.again:
-            text += f"; {self.anomaly} was found again in {self.again} steps"
+            again = counted(self.again, "step")
+            text += f"; {self.anomaly} was found again in {again}"
+        elif self.is_nothing:
+            text = f"{self.anomaly} was not found again meanwhile; {text}"
         return Outcome(self.number, step, verdict, measured, expected, text)
 
     def _by_figures(self, step: int) -> Outcome:

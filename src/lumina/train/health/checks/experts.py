@@ -182,9 +182,13 @@ class DeadExperts(ExpertLoads):
             return None
         layer, expert = dead[0]
         share, floor = shares[layer][expert], floor_of(len(shares[layer]))
+        where = f"expert {expert} of the routed layer {layer}"
+        has = f"hardly a token ({in_percent(share)} of them)"
         return Alarm(
-            f"{len(dead)} of the experts have hardly a token; the first is expert "
-            f"{expert} of the routed layer {layer}, with {in_percent(share)}",
+            f"{where} has {has}"
+            if len(dead) == 1
+            else f"{len(dead)} experts have hardly a token; the first, {where}, has "
+            f"{in_percent(share)} of them",
             {"count": len(dead), "layer": layer, "expert": expert, "share": share},
             confidence=self.sure(floor / max(share, floor / 10)),
         )

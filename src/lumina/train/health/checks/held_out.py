@@ -139,7 +139,8 @@ class Forgetting(Check):
     def _dropped(self, what: str, before: float, now: float) -> Alarm:
         change = abs(now - before) / before
         return Alarm(
-            f"the {what} went from {before:.4f} to {now:.4f}: what was learned is lost",
+            f"the {what} went from {before:.4f} to {now:.4f}: the run forgets what it "
+            "had learned",
             {"before": before, "now": now},
             confidence=self.sure(change / self.share),
         )
