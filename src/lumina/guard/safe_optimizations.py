@@ -23,7 +23,7 @@ class PretestHook:
     """Runs pretests where something changed, and keeps their history.
 
     Args:
-        timeout: seconds for the pretest of a lever.
+        timeout: seconds that the pretest of one optimisation may take.
     """
 
     def __init__(self, timeout: float = TIMEOUT) -> None:

@@ -83,36 +83,52 @@ _LOADED: dict[str, None] = {}
 
 
 def register_attention(name: str, **says: Any) -> Callable[[C], C]:
-    """Register `cls(spec, layer_index)`: `forward(x [B, S, D], context)`.
+    """A decorator that makes a class the attention of `--attention-type NAME`.
 
-    It returns [B, S, D], or that and a dict of what `reports` names. Keywords of all
-    these decorators: `options`, `reports`, `counts`, `tensors`; see `Part`.
+    The class is called as `cls(spec, layer_index)`. Its `forward(x [B, S, D], context)`
+    returns [B, S, D], or that and a dict of what `reports` names.
+
+    Args:
+        name: what the option calls it.
+        says: `options`, `reports`, `counts`, `tensors` and more that the part says of
+            itself, as fields of `Part`.
     """
     return _register("attention", name, **says)
 
 
 def register_feedforward(name: str, **says: Any) -> Callable[[C], C]:
-    """Register `cls(spec, layer_index)`, called like an attention."""
+    """A decorator that makes a class the feed-forward of `--feedforward-type NAME`.
+
+    The class is called and used like one of `register_attention`.
+    """
     return _register("feedforward", name, **says)
 
 
 def register_block(name: str, **says: Any) -> Callable[[C], C]:
-    """Register `cls(spec, layer_index)`, called like an attention, residuals inside."""
+    """A decorator that makes a class the block of `--block-type NAME`.
+
+    The class is called and used like one of `register_attention`; it adds its own
+    residual connections.
+    """
     return _register("block", name, **says)
 
 
 def register_backbone(name: str, **says: Any) -> Callable[[C], C]:
-    """Register `cls(spec, attention)`: `forward(batch, carry=None, cache=None)`.
+    """A decorator that makes a class the backbone of `--backbone NAME`.
 
-    It returns an `Output`, and has `blocks` (an `nn.ModuleList`) and `compute_dtype`.
+    The class is called as `cls(spec, attention)`. Its `forward(batch, carry=None,
+    cache=None)` returns an `Output`, and it has the attributes `blocks` (an
+    `nn.ModuleList`) and `compute_dtype`. `says` is as of `register_attention`.
     """
     return _register("backbone", name, **says)
 
 
 def register_objective(name: str, **says: Any) -> Callable[[C], C]:
-    """Register `cls(spec, loss_chunk_bytes)`: `forward(output, batch, tied)`.
+    """A decorator that makes a class the objective of `--objective NAME`.
 
-    It returns `LossSums`, and has `logits(hidden, tied)`.
+    The class is called as `cls(spec, loss_chunk_bytes)`. Its `forward(output, batch,
+    tied)` returns `LossSums`, and its `logits(hidden, tied)` the scores of tokens.
+    `says` is as of `register_attention`.
     """
     return _register("objective", name, **says)
 

@@ -219,10 +219,12 @@ def register_optimizer(
     dimensions: int = 0,
     leaves: tuple[str, ...] = LEAVES,
 ) -> Callable[[C], C]:
-    """A decorator that enters a class into `OPTIMIZERS`; arguments as of `Declared`.
+    """A decorator that makes a class the optimizer of `--optimizer NAME`.
+
+    The arguments are the fields of `Declared`, which explains them.
 
     Raises:
-        LuminaError: E005 for a name that is taken, or a state's that is reserved.
+        LuminaError: E005 for a name that is taken, or a state whose name is reserved.
     """
 
     def decorate(cls: C) -> C:

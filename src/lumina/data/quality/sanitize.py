@@ -40,8 +40,8 @@ def sanitize_dataset(
     Args:
         input: a path, or several, as `train_data` takes them.
         output: the new file, .jsonl or .txt.
-        remove_pii: replace emails, IBANs, cards, addresses of the internet and numbers
-            of telephones, as patterns find them, by the name of their kind: [EMAIL].
+        remove_pii: replace emails, IBANs, cards, IP addresses and telephone numbers,
+            as patterns find them, by the name of their kind: [EMAIL].
         remove_toxic: file with words, one on each line: documents with one of them are
             left out. True without a list changes nothing: it is "not assessed".
         remove_nsfw: the same, for another list.

@@ -170,7 +170,7 @@ T = TypeVar("T", bound=type[EvaluationTask])
 
 
 def register_task(cls: T) -> T:
-    """Enter a class into `TASKS`, as a decorator.
+    """A decorator of an `EvaluationTask`, which `--tasks NAME=FILE` then asks.
 
     Raises:
         LuminaError: E005 for the name of one of Lumina's own tasks.

@@ -28,15 +28,18 @@ class CacheSettings:
     """How generation keeps the keys and values of the tokens it has seen.
 
     Attributes:
-        dtype: "auto" as the model computes them; fp32, bf16, fp16; or fp8, int8 and
-            int4, which round (`lumina.ops.kv_formats`).
-        offload: in the host's memory; the device holds one layer's at a time.
-        paged: in blocks that rows take as they grow and share where they begin alike.
-        block: tokens of a block.
-        window: of a model that sees all earlier tokens, let it see this many of the
-            newest; 0: all.
-        sinks: and this many of a row's first ones (attention sinks, Xiao et al., 2023,
-            arXiv:2309.17453), with a window.
+        dtype: the format in which they are stored: "auto" is the one in which the model
+            computes them; "fp32", "bf16", "fp16"; or "fp8", "int8" and "int4", which
+            round them (`lumina.ops.kv_formats`).
+        offload: keep them in host memory; the device holds those of one layer at a
+            time.
+        paged: keep them in blocks, which rows take as they grow, and share where their
+            texts begin alike.
+        block: tokens of a block of a paged cache.
+        window: let a model that was trained without a window see only this many of the
+            newest tokens; 0: it sees all.
+        sinks: with a window, let it also see this many of the first tokens of each row
+            (attention sinks, Xiao et al., 2023, arXiv:2309.17453).
     """
 
     dtype: str = "auto"

@@ -38,8 +38,8 @@ def register_kind(kind: Kind) -> None:
             of this kind.
 
     Raises:
-        LuminaError: E005 for something else, for a name that is taken, and for a kind
-            that lacks what nothing asks for.
+        LuminaError: E005 for what is no kind, for a name that is taken, and where
+            `lacks` names an ability that Lumina does not know.
     """
     if not isinstance(kind, Kind) or not kind.name.isidentifier():
         raise LuminaError(

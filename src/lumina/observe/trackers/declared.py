@@ -51,7 +51,13 @@ TRACKERS = FoundByName[Declared]("lumina.observe.trackers.services")
 def register_tracker(
     name: str, *, package: str | None = None, module: str | None = None
 ) -> Callable[[T], T]:
-    """A decorator that enters a class into `TRACKERS`; arguments as of `Declared`.
+    """A decorator that makes a class the tracker of `--trackers NAME`.
+
+    Args:
+        name: what the option calls it.
+        package: the package that it needs, as pip calls it; None: none.
+        module: what is imported of the package; where it is missing, a run that asks
+            for the tracker is refused before it begins.
 
     Raises:
         LuminaError: E005 for a name that is taken.

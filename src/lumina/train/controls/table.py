@@ -15,10 +15,10 @@ C = TypeVar("C", bound=type[Control])
 
 
 def register_control(cls: C) -> C:
-    """Enter a control in the table: a decorator of a subclass of `Control`.
+    """A decorator of a subclass of `Control`, which runs can then change by its name.
 
     Raises:
-        LuminaError: E005 for a name that another class has.
+        LuminaError: E005 for a name that another control has.
     """
     held = _CONTROLS.get(cls.name)
     if held is not None and type(held).__qualname__ != cls.__qualname__:

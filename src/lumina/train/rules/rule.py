@@ -165,10 +165,10 @@ R = TypeVar("R", bound=type[Rule])
 
 
 def register_rule(cls: R) -> R:
-    """Enter a rule in the table: a decorator of a subclass of `Rule`.
+    """A decorator of a subclass of `Rule`, which then watches runs that it is for.
 
     Raises:
-        LuminaError: E005 for a name that another class has.
+        LuminaError: E005 for a name that another rule has.
     """
     held = RULES.get(cls.name)
     if held is not None and held.__qualname__ != cls.__qualname__:
