@@ -71,6 +71,21 @@ def test_explain_counts_what_was_changed_and_what_was_left_alone(
     assert f"\nin short: {said}" in told
 
 
+def test_explain_dumps_no_values_and_says_where_a_run_had_gone_back() -> None:
+    stop = {"reason": "it does not help", "failed": False, "advice": "look"}
+    made = [
+        Made(1, 20, "loss_spike", "nothing", verdict="better", reason="it may heal"),
+        Made(2, 30, "divergence", "rollback", 3, "on", control="rollback"),
+        Made(3, 25, "overfitting", "stop_early", 4, "on", control="stop_run", new=stop),
+    ]
+    facts = {"run": "r", "adaptive": "on", "experience": None, "failed": None}
+    told = in_words(facts | {"without": {}, "made": made})
+    assert "outcomes: 1 left alone and quiet" in told
+    assert "stop_early, with failed: no (level 4, the end of the run)" in told
+    assert "does not help" not in told and "nothing, on purpose\n" in told
+    assert told.count("(the run had gone back; from here on it takes") == 2
+
+
 @pytest.mark.covers("ORC-30")
 def test_explain_says_what_was_seen_done_why_how_sure_and_what_followed(
     folder: Path, capsys: pytest.CaptureFixture[str]

@@ -263,7 +263,8 @@ class CheckpointStore:
                 "checkpoint_abandoned",
                 "info",
                 None,
-                f"the run goes on from step {step}; a later one is now {path.name}",
+                f"the run goes on from step {step}; the checkpoint of a later step is "
+                f"set aside as {path.name}",
                 step,
                 checkpoint=path.name,
             )
