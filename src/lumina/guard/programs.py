@@ -19,6 +19,7 @@ from lumina.features import FEATURES
 from lumina.guard.subject import Pass
 from lumina.model.kinds.table import why_not
 from lumina.ops.float8.scaled import widened
+from lumina.ops.seeding import seed_generators
 from lumina.plan.environment import Environment
 from lumina.plan.plan import Plan
 from lumina.state.checkpoint import CheckpointStore
@@ -161,7 +162,7 @@ class ProgramSubject:
         program = self.program
         for kind in program.kinds:
             kind.before(program, self._step)
-        torch.manual_seed(program.plan.seed + self._step)
+        seed_generators(program.plan.seed + self._step)
         here = program.ready(batch)
         with widened() if self._emulated else contextlib.nullcontext():
             losses, aux = program.model(here)

@@ -13,6 +13,7 @@ from lumina.batch import Batch
 from lumina.errors import LuminaError
 from lumina.model.earlier_keys import EarlierKeys
 from lumina.model.spec import ModelSpec
+from lumina.ops.seeding import seed_generators
 
 _CHUNK = 1_000_003
 """Sets apart the random draws of the chunks of a step."""
@@ -65,14 +66,14 @@ def passes(program: Program, batch: Batch, seed: int) -> Iterator[Pass]:
     ]
     with torch.no_grad():
         for number, (begin, end, chunk) in enumerate(chunks[:-1]):
-            torch.manual_seed((seed + number * _CHUNK) % 2**63)
+            seed_generators((seed + number * _CHUNK) % 2**63)
             earlier.turn(begin, end, learns=False)
             program.network.backbone(chunk, cache=earlier)
             if number == 0:
                 _check_handed_on(plan.spec, earlier)
     for number in reversed(range(len(chunks))):
         begin, end, chunk = chunks[number]
-        torch.manual_seed((seed + number * _CHUNK) % 2**63)
+        seed_generators((seed + number * _CHUNK) % 2**63)
         earlier.turn(begin, end, learns=True)
         yield Pass(chunk, earlier, last=number == 0)
 

@@ -18,6 +18,7 @@ from lumina.data.stream import StepBatches
 from lumina.model.by_source import SOURCES, source_sums
 from lumina.model.interface import LossSums
 from lumina.model.token_count import token_sums
+from lumina.ops.seeding import seed_generators
 from lumina.optim.early import Early
 from lumina.optim.gate import Verdict, judge
 from lumina.plan.schedule import learning_rate_at
@@ -101,7 +102,7 @@ def train_step(
     """
     plan, live, mesh = program.plan, program.live, program.mesh
     live.learning_rate.fill_(learning_rate_at(plan, step) * live.rate_scale(step))
-    torch.manual_seed(dropout_seed(plan.seed, step, mesh.tokens.rank))
+    seed_generators(dropout_seed(plan.seed, step, mesh.tokens.rank))
     for kind in program.kinds:
         kind.before(program, step)
     program.way.begin(step, learns=batches.loss_tokens > 0)

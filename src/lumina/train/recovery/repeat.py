@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lumina.assemble.program import Program
 from lumina.data.stream import StepBatches
+from lumina.ops.seeding import seed_generators
 from lumina.train.step import SCALARS, dropout_seed, forwards, losses_of
 
 
@@ -47,7 +48,7 @@ def _fingerprints(program: Program, batches: StepBatches, step: int) -> Tensor:
     carries, vocabulary = list(program.carries), program.vocabulary
     buffers = [(one, one.clone()) for one in program.network.buffers()]
     program.vocabulary = None  # which counts the tokens that it is shown
-    torch.manual_seed(dropout_seed(program.plan.seed, step, program.mesh.tokens.rank))
+    seed_generators(dropout_seed(program.plan.seed, step, program.mesh.tokens.rank))
     for kind in program.kinds:
         kind.before(program, step)
     sums = torch.zeros(len(SCALARS) + len(program.terms), device=program.device)
