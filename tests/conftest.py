@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from training import Trainings
 
 # What is imported and collected stays: a third of the time of collecting the tests went
-# into looking for garbage there. See `pytest_collection_finish`.
+# into looking for garbage there. See `_keep`.
 gc.disable()
 
 # Before anything imports torch: one arithmetic thread to a test process, so that tests
@@ -155,15 +155,32 @@ def tiny_config(tiny_corpus: Path, tmp_path: Path) -> Config:
     )
 
 
+_modules = [0]
+"""How many there were when what stays was last told apart."""
+
+
 def pytest_collection_finish() -> None:
+    """Look for garbage from here on."""
+    gc.enable()
+    _keep()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Modules that tests import stay as well."""
+    if len(sys.modules) > _modules[0] + 100:
+        _keep()
+
+
+def _keep() -> None:
     """Spare the garbage collector the modules and tests, which stay to the end.
 
     Programs that are taken down look for garbage. With half a million objects of
     libraries and tests to go through each time, that was half of what tests computed.
     """
-    gc.enable()
     gc.collect()
     gc.freeze()
+    _modules[0] = len(sys.modules)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

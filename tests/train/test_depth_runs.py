@@ -38,7 +38,10 @@ MODELS = {
         *words("--mor-routing token_choice"),
     ],
 }
-FLAGS = words("--precision fp32 --save-every-n-batches 3")
+FLAGS = words(
+    "--precision fp32 --save-every-n-batches 3 --eval-every-n-batches 3 "
+    "--lr-scheduler constant"
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +62,11 @@ def whole(trainings):
 @pytest.mark.parametrize("model", list(MODELS))
 def test_a_resumed_run_is_the_uninterrupted_one(trainings, whole, model):
     """Bit for bit."""
-    flags = [*MODELS[model], *FLAGS, *words("--lr-scheduler constant")]
-    flags += words("--eval-every-n-batches 3")
-    long = trainings.train(f"long-{model}", *flags, "--steps", "6")
+    flags = [*MODELS[model], *FLAGS]
     name = f"resumed-{model}"
     trainings.train(name, *flags, "--steps", "3")
     found = trainings.train(name, *flags, "--steps", "6", "--auto-resume")
-    assert_same_run(found, long)
+    assert_same_run(found, whole(model))
 
 
 @pytest.mark.thorough

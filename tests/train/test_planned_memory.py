@@ -21,7 +21,7 @@ MIB = 2**20
 SHAPE: dict[str, Any] = {
     "vocab_size": 512,
     "hidden_size": 128,
-    "num_layers": 3,
+    "num_layers": 2,
     "num_heads": 4,
     "num_kv_heads": 2,
     "seq_length": 128,
@@ -81,7 +81,7 @@ def really_held(plan: Plan) -> dict[str, int]:
         MOE,
         {"use_mod": True},
         {"optimizer_in_backward": True, "max_grad_norm": 0.0},
-        {"feedforward_tile": 64},
+        {"feedforward_tile": 128},
         {"use_peft": True, "init_from": "base", "load_in_4bit": True},
     ],
     ids=[
@@ -117,7 +117,7 @@ def test_a_trace_finds_what_a_step_holds(options: dict[str, Any]) -> None:
         {"precision": "fp32"},
         {"precision": "auto", "gradient_checkpointing": "selective"},
         MOE,
-        {"use_mor": True, "mor_recursions": 2},
+        {"use_mor": True, "mor_recursions": 2, "num_layers": 3},
         {"use_hrm": True, "hrm_mode": "language_model", "halt_max_steps": 2},
         {"use_chunked_training": True, "chunk_size": 64},
         {"optimizer_states_in": "host"},

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 _FLOAT = "$float"
 _BYTES = "$bytes"
+_PLAIN = frozenset({type(None), bool, int, str})
+"""Types that are written as they are; most values, so nothing is called for them."""
 _NON_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 
@@ -31,50 +33,48 @@ def loads(text: str | bytes) -> Any:
     """The inverse of `dumps`; refuses NaN tokens and doubled keys (ValueError)."""
     if isinstance(text, bytes):
         text = text.decode("utf-8")
-    return _decode(
-        json.loads(text, parse_constant=_refuse, object_pairs_hook=_unique_keys)
-    )
+    return json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
 
 
 def _refuse(token: str) -> NoReturn:
     raise ValueError(f"{token} is not JSON")
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
+def _object(pairs: list[tuple[str, Any]]) -> Any:
+    """What one object of the text stands for; those inside it were read before."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
         raise ValueError("a key appears twice in one object")
-    return values
+    if len(value) == 1:
+        if _FLOAT in value:
+            return _NON_FINITE[value[_FLOAT]]
+        if _BYTES in value:
+            return base64.b64decode(value[_BYTES], validate=True)
+    return value
 
 
 def _encode(value: Any, where: str) -> Any:
     # bool before int, since True is an int; exact types only, so that a tensor or a
     # numpy scalar is refused rather than rounded.
-    if value is None or type(value) in (bool, int, str):
+    if type(value) in _PLAIN:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {_FLOAT: repr(value)}
     if isinstance(value, bytes):
         return {_BYTES: base64.b64encode(value).decode("ascii")}
     if isinstance(value, list | tuple):
-        return [_encode(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [
+            item if type(item) in _PLAIN else _encode(item, f"{where}[{i}]")
+            for i, item in enumerate(value)
+        ]
     if isinstance(value, dict):
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{where} has the key {key!r}; keys must be strings")
             if key in (_FLOAT, _BYTES):
                 raise TypeError(f"{where} has the key {key!r}, which is reserved")
-        return {key: _encode(item, f"{where}.{key}") for key, item in value.items()}
+        return {
+            key: item if type(item) in _PLAIN else _encode(item, f"{where}.{key}")
+            for key, item in value.items()
+        }
     raise TypeError(f"{where} is a {type(value).__name__}, which JSON cannot hold")
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decode(item) for item in value]
-    if isinstance(value, dict):
-        if value.keys() == {_FLOAT}:
-            return _NON_FINITE[value[_FLOAT]]
-        if value.keys() == {_BYTES}:
-            return base64.b64decode(value[_BYTES], validate=True)
-        return {key: _decode(item) for key, item in value.items()}
-    return value
