@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import astuple
 from itertools import product
 from math import prod
@@ -71,6 +72,24 @@ class RankGroup:
             return tensor
         found = torch.empty_like(tensor)
         dist.all_to_all_single(found, tensor.contiguous(), group=self.group)
+        return found
+
+    def exchange_rows(
+        self, rows: Tensor, sent: Sequence[int], received: Sequence[int]
+    ) -> Tensor:
+        """[sum(received), ...]: rows from each rank in turn.
+
+        Args:
+            rows: [sum(sent), ...], in the order of the ranks that they are for.
+            sent: how many go to each rank.
+            received: how many come from each rank.
+        """
+        if self.size == 1:
+            return rows
+        found = rows.new_empty(sum(received), *rows.shape[1:])
+        dist.all_to_all_single(
+            found, rows.contiguous(), list(received), list(sent), group=self.group
+        )
         return found
 
     def any_(self, flag: bool) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lumina.ops.low_bits.product import Weight, multiplied
 from lumina.ops.moe.grouped import Through, alone, swiglu
+from lumina.ops.moe.parted import Parted, places_across
 from lumina.ops.moe.permute import combine, dispatch
 
 
@@ -91,14 +92,18 @@ def routed_experts(
     scores_tk: Tensor,
     capacity: int,
     through: Through = alone,
+    parted: Parted | None = None,
 ) -> Tensor:
     """Tokens through the experts where they have a place; zeros elsewhere.
 
     Args:
         place_tk: [T, k] from `assign_places`. The rest as in `reference`.
+        parted: how experts are divided over ranks, each of which has the matrices of
+            its own ones and as many places as any other; None: all of them are here.
     """
     tokens, top_k = place_tk.shape
-    num_experts, _, width = gate_up.shape
+    width = gate_up.shape[-1]
+    num_experts = gate_up.shape[0] if parted is None else parted.num_experts
     places = num_experts * capacity
     # One extra place collects everything that was dropped, and is cut off.
     empty = torch.full((places + 1,), tokens * top_k, device=x_td.device)
@@ -106,7 +111,11 @@ def routed_experts(
     assignment_n = empty.scatter(0, place_tk.reshape(-1), numbers)[:places]
     x_nd = dispatch(x_td, assignment_n // top_k, place_tk, holes=True)
     x_ecd = x_nd.view(num_experts, capacity, width)
-    hidden_ecm = swiglu(through("gate_up", x_ecd, gate_up, multiplied))
-    y_ecd = through("down", hidden_ecm, down, multiplied)
+
+    def feed(rows_ecd: Tensor) -> Tensor:
+        hidden_ecm = swiglu(through("gate_up", rows_ecd, gate_up, multiplied))
+        return through("down", hidden_ecm, down, multiplied)
+
+    y_ecd = feed(x_ecd) if parted is None else places_across(x_ecd, parted, feed)
     y_nd = y_ecd.reshape(places, width)
     return combine(y_nd, scores_tk, place_tk, assignment_n, holes=True)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lumina.ops.low_bits.product import Weight, multiplied
+from lumina.ops.moe.parted import Parted, rows_across
 from lumina.ops.moe.permute import combine, dispatch
 
 
@@ -61,19 +62,30 @@ def routed_experts(
     through: Through = alone,
     product: Callable[[Tensor, Weight, Tensor], Tensor] = multiplied,
     activation: Callable[[Tensor], Tensor] = swiglu,
+    parted: Parted | None = None,
 ) -> Tensor:
     """Every token through all its experts; arguments as in `reference`.
 
     Args:
         product: multiplies sorted rows by the experts' matrices, up to the offsets.
         activation: SwiGLU's product of [N, 2M].
+        parted: how experts are divided over ranks, each of which has the matrices of
+            its own ones; None: all of them are here.
     """
-    order_n, place_tk, offsets_e = sort_by_expert(ids_tk, gate_up.shape[0])
+    experts = gate_up.shape[0] if parted is None else parted.num_experts
+    slots_tk = ids_tk if parted is None else parted.slots_of(ids_tk)
+    order_n, place_tk, offsets_e = sort_by_expert(slots_tk, experts)
     x_nd = dispatch(x_td, order_n // ids_tk.shape[1], place_tk)
 
-    def multiply(x: Tensor, weight: Weight) -> Tensor:
-        return product(x, weight, offsets_e)
+    def feed(rows_nd: Tensor, ends_e: Tensor) -> Tensor:
+        def multiply(x: Tensor, weight: Weight) -> Tensor:
+            return product(x, weight, ends_e)
 
-    hidden_nm = activation(through("gate_up", x_nd, gate_up, multiply))
-    y_nd = through("down", hidden_nm, down, multiply)
+        hidden_nm = activation(through("gate_up", rows_nd, gate_up, multiply))
+        return through("down", hidden_nm, down, multiply)
+
+    if parted is None:
+        y_nd = feed(x_nd, offsets_e)
+    else:
+        y_nd = rows_across(x_nd, offsets_e, parted, feed)
     return combine(y_nd, scores_tk, place_tk, order_n)
