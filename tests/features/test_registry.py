@@ -89,6 +89,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "expert_dropout": {"use_moe": True, "expert_dropout": 0.1},
     "router_jitter": {"use_moe": True, "router_jitter_noise": 0.01},
     "named_expert": {"use_moe": True, "expert_id": "farm", "init_from": "base"},
+    "expert_parallelism": {"use_moe": True, "num_experts": 8,
+                           "expert_parallel_size": "2"},
     "mixture_of_depths": {"use_mod": True},
     "mixture_of_recursions": {"use_mor": True, "num_layers": 3},
     "shared_keys": {"use_mor": True, "num_layers": 3, "mor_kv_sharing": True},

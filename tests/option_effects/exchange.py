@@ -13,6 +13,7 @@ from lumina.quantities import byte_size
 from machines import gpu, plan_for
 from option_effects import Runs, shows
 from option_effects.system import plan_of_two
+from tiny_runs import EXPERTS
 
 
 @shows("gradients_reduced")
@@ -91,6 +92,25 @@ def compression(runs: Runs) -> None:
         plan_for(narrow, gpu(), world_size=2)
     unused = config(gradient_compression="none", gradient_compression_rank=2)
     assert any("gradient_compression_rank" in text for text in unused.warnings())
+
+
+@pytest.mark.covers("DST-11")
+@shows("expert_parallel_size", "expert_placement_policy")
+def experts_divided(runs: Runs) -> None:
+    """What ranks compute then is tested in tests/parallel/test_expert_ranks.py."""
+    flat: dict[str, Any] = {"global_batch_size": 4, "compile": False} | EXPERTS
+    whole, half = (
+        plan_of_two(runs.config(expert_parallel_size=size, **flat)) for size in "12"
+    )
+    assert (whole.expert_parallel_size, half.expert_parallel_size) == (1, 2)
+    assert half.parallel == "ddp" and half.data_parallel == 2
+    assert half.memory["optimizer"] < whole.memory["optimizer"]
+    flat["expert_parallel_size"] = "2"
+    for policy in ("balanced", "memory_optimal"):
+        plan = plan_of_two(runs.config(expert_placement_policy=policy, **flat))
+        assert plan.expert_placement_policy == policy
+    for way in ("zero1", "zero2", "fsdp2", "independent"):
+        assert "does not divide experts" in _refused(runs.config(parallel=way, **flat))
 
 
 def _refused(config: Any) -> str:

@@ -55,7 +55,8 @@ def captured_tensors(
         kind: str, name: str, part: Tensor, like: Tensor, still: Tensor | None = None
     ) -> None:
         into = moments.setdefault(kind, {}) if kind else tensors
-        full = whole(part, like) if still is None else still
+        order = program.row_order.get(name)
+        full = whole(part, like, order) if still is None else still
         if everything or owner.get(name, 0) == ranks.rank:
             for logical, piece in split_fused(name, full, program.pieces).items():
                 into[logical] = (

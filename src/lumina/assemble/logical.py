@@ -37,8 +37,19 @@ def join_fused(
     return torch.cat([read(piece) for piece in spec.names], dim=spec.dim)
 
 
-def fill(target: Tensor, like: Tensor, value: Tensor) -> None:
-    """Copy this rank's part of the whole tensor `value` into local `target`."""
+def fill(
+    target: Tensor, like: Tensor, value: Tensor, order: Tensor | None = None
+) -> None:
+    """Copy this rank's part of the whole tensor `value` into local `target`.
+
+    Args:
+        target: local.
+        like: the parameter whose rows are shared out in the same way.
+        value: whole.
+        order: which row of it each stored row is; None: they stand in their order.
+    """
+    if order is not None:
+        value = value.index_select(0, order.to(value.device))
     if is_sharded(like):
         from torch.distributed.tensor import distribute_tensor
 

@@ -170,7 +170,7 @@ def whole_state(slot: Slot, name: str, declared: StateTensor) -> Tensor:
     """A slot's state, unsharded; every rank must call this."""
     value = slot.state[name]
     like = slot.parameter.detach()
-    return whole(value, like) if declared.shares(0, like.ndim) else value
+    return whole(value, like, slot.order) if declared.shares(0, like.ndim) else value
 
 
 def still_state(slot: Slot, name: str) -> Tensor | None:
@@ -220,7 +220,7 @@ def restore_state(
         value = join_fused(slot.name, {slot.name: pieces}, read)
     target = slot.state[name]
     if declared.shares(0, like.ndim):
-        fill(target, like, value)
+        fill(target, like, value, slot.order)
     else:
         with torch.no_grad():
             target.copy_(value)

@@ -22,6 +22,7 @@ from lumina.assemble.clipping import clipped_layers
 from lumina.assemble.compiling import compile_blocks
 from lumina.assemble.counted import counted_shapes
 from lumina.assemble.emptying import empty_cache
+from lumina.assemble.expert_placement import place_experts
 from lumina.assemble.features import build_features
 from lumina.assemble.frozen_model import FrozenModel, rows_of_base
 from lumina.assemble.held_bytes import held_bytes
@@ -29,6 +30,7 @@ from lumina.assemble.host_copies import HostCopies
 from lumina.assemble.initial_values import InitialValues
 from lumina.assemble.logical import fill, join_fused, logical_names, split_fused
 from lumina.assemble.optimizers import make_optimizers
+from lumina.assemble.parts_here import PartsHere
 from lumina.assemble.ranks import Ranks
 from lumina.assemble.slots import make_slots
 from lumina.assemble.streamed.blocks import close_streamed
@@ -106,6 +108,9 @@ class Program:
         stored: frozen parameters in few bits, by the names of the parameters.
         storage_error: how far each tensor in few bits is from the weights it is of, as
             `lumina.ops.low_bits.codec.relative_error` says.
+        parts: which ranks hold the parts of its parameters.
+        row_order: of parameters whose stored rows stand in another order than in a
+            State, the number there of each row.
         hooks: of its parameters, to be removed when it is closed.
         leaving: what carries gradients to memory of the host, or None.
         captured: recordings of its step (`lumina.train.graphs`), or None.
@@ -141,6 +146,8 @@ class Program:
                 messages=messages_of(plan),
             )
         )
+        self.parts = PartsHere(self)
+        self.row_order: dict[str, Tensor] = {}
         self._initial: InitialValues | None = None
         if fresh:
             self._initial = InitialValues(
@@ -217,7 +224,7 @@ class Program:
         self.spare_copies: HostCopies | None = None
         self.captures: list[HostCopies] = []
         self.remains: State | None = None
-        self.copies_beside_steps = self.device.type == "cuda" and not self.divided
+        self.copies_beside_steps = self.device.type == "cuda" and not self.parts.over
         self.captured: Any = None
         self.recording = False
 
@@ -232,11 +239,17 @@ class Program:
         return self.way.divides_states
 
     @property
+    def meets_in_forward(self) -> bool:
+        """Whether ranks exchange weights or rows in every forward pass."""
+        return self.sharded or self.mesh.expert.size > 1
+
+    @property
     def captures_alone(self) -> bool:
         """Whether no rank waits for another one while its State is captured."""
         if self.ranks.world_size == 1:
             return True
-        meets = self.divided or self.network.recurrent or self.vocabulary is not None
+        parted = self.parts.over is not None
+        meets = parted or self.network.recurrent or self.vocabulary is not None
         return self.way.synchronised and not meets
 
     @property
@@ -296,6 +309,7 @@ class Program:
         """
         network = self.network
         network.reset_buffers()
+        place_experts(self, read)
         for name, tensor in self._tensors():
             if read is None:
                 assert self._initial is not None
@@ -309,7 +323,8 @@ class Program:
                     f"{tuple(tensor.shape)} in the model",
                     "the settings of the model and the checkpoint must agree",
                 )
-            fill(local(tensor.detach()), tensor.detach(), value)
+            here, order = tensor.detach(), self.row_order.get(name)
+            fill(local(here), here, value, order)
             del value  # before the next one is read
         for name, stored in self.stored.items():
             for logical, piece in self._values_of(name, stored, read):

@@ -129,4 +129,4 @@ def _restore_copy(
         value = join_fused(
             slot.name, program.pieces, lambda n: source.optimizer_tensor(kind, n)
         )
-        fill(copy, slot.parameter.detach(), value)
+        fill(copy, slot.parameter.detach(), value, slot.order)

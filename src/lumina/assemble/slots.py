@@ -49,6 +49,7 @@ def make_slots(program: Program) -> list[Slot]:
             master=master,
             decay=parameter.ndim >= 2 and not program.partly_frozen(name),
             pieces=program.pieces.get(name),
+            order=program.row_order.get(name),
         )
         if table is not None:
             slot.touched = []

@@ -159,7 +159,7 @@ NAMES: dict[str, str] = {
     "dataset_path": "train_data names the data",
     "fsdp_reshard_after_forward": _SHARDS,
     "enable_async_tensor_parallel": _NOT_YET,
-    "expert_parallel_degree": _NOT_YET,
+    "expert_parallel_degree": "expert_parallel_size divides experts over processes",
     "enable_checkpoint": "save_every_n_batches says how often, and 0 is never",
     "last_save_model_only": "save_optimizer_states false keeps only weights",
     "model_weights_only": "save_optimizer_states false keeps only weights",

@@ -21,6 +21,7 @@ SYNONYMS: dict[str, str] = {
     "world_size": "nproc",
     "ddp": "parallel",
     "num_experts_per_tok": "moe_top_k",
+    "expert_placement": "expert_placement_policy",
     "moe_capacity_factor": "capacity_factor",
     "drop_tokens": "moe_dispatch",
     "gradient_accumulation_steps": "grad_accum",

@@ -12,7 +12,7 @@ jitter, expert dropout, capacity) is read from scalars on the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,9 @@ from lumina.model.initial import initial_value
 from lumina.model.layers import FeedForward
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.ops.low_bits.product import Weight, as_tensor
-from lumina.ops.moe import capacity, grouped, reroute
+from lumina.ops.moe import bounded, grouped
+from lumina.ops.moe.parted import Parted
+from lumina.ops.moe.routing import Routing
 from lumina.ops.router.dispatch import router_linear
 
 if TYPE_CHECKING:
@@ -58,27 +60,6 @@ def only_last(weight: Tensor, rows: int) -> Tensor:
     return trained
 
 
-class Routing(NamedTuple):
-    """What the router decided.
-
-    Attributes:
-        logits_te: [T, E] float32, as they come from the router.
-        probs_te: [T, E] float32, each token's scores as shares of one.
-        ids_tk: [T, k] chosen experts, best first.
-        scores_tk: [T, k] float32 weights of the chosen experts.
-        next_tj: [T, j] the experts that follow them, best first; none where nothing
-            is sent on.
-        next_scores_tj: [T, j] float32, what their weights would be.
-    """
-
-    logits_te: Tensor
-    probs_te: Tensor
-    ids_tk: Tensor
-    scores_tk: Tensor
-    next_tj: Tensor
-    next_scores_tj: Tensor
-
-
 class Router(nn.Module):
     """Scores every expert for every token, in float32 whatever the model's type."""
 
@@ -101,6 +82,11 @@ class MoeFeedForward(nn.Module):
     In training, `spec.moe.dispatch == "capacity"` drops what exceeds an expert's
     places. Evaluation and generation keep every token, so there a sequence's result
     does not depend on the rest of the batch.
+
+    Attributes:
+        parted: how its experts are divided over ranks; None: all of them are here.
+            Otherwise `gate_up` and `down` are DTensors, of which this rank has the rows
+            of its own experts.
     """
 
     routed = True
@@ -130,6 +116,7 @@ class MoeFeedForward(nn.Module):
         self.shared = FeedForward(spec, moe.shared_size) if moe.shared_size else None
         self.stored: dict[str, Any] = {}
         self.experts: Callable[..., Tensor] = grouped.routed_experts
+        self.parted: Parted | None = None
         self.rounding: Callable[[Tensor], Tensor] | None = None
         self.reset_buffers()
 
@@ -202,7 +189,9 @@ class MoeFeedForward(nn.Module):
     def _matrix(self, leaf: str, dtype: torch.dtype) -> Weight:
         if leaf in self.stored:
             return self.stored[leaf]  # type: ignore[no-any-return]
-        weight = only_last(getattr(self, leaf), self.spec.trained).to(dtype)
+        whole = getattr(self, leaf)
+        here = whole if self.parted is None else whole.to_local()
+        weight = only_last(here, self.spec.trained).to(dtype)
         return weight if self.rounding is None else self.rounding(weight)
 
     def dense(self, matrix: str) -> Tensor:
@@ -252,47 +241,27 @@ class MoeFeedForward(nn.Module):
         gate_up, down = self.matrices(x_td.dtype)
         dropped = sent = torch.zeros((), device=x_td.device)
         if self.training and self.spec.dispatch == "capacity":
-            places = capacity.expert_capacity(
-                x_td.shape[0],
-                self.spec.top_k,
-                self.spec.num_experts,
-                self.spec.capacity_factor,
-            )
-            # Round as if the layer had been built with the reduced capacity.
-            exact = self.spec.capacity_factor * routing.ids_tk.numel()
-            exact /= self.spec.num_experts
-            reserve = reroute.reserve_of(places, self.spec.reserve)
-            place_tk, column_tk = reroute.assign_with_reserve(
-                routing.ids_tk.view(rows, length, -1),
-                routing.next_tj.view(rows, length, -1),
-                valid_bs,
-                self.spec.num_experts,
-                places,
-                reserve,
-                self.capacity_share * (exact / places),
-            )
-            lost_tk = place_tk == self.spec.num_experts * (places + reserve)
-            if valid_bs is not None:
-                lost_tk = lost_tk & valid_bs.reshape(-1, 1)
-            dropped = lost_tk.sum(dtype=torch.float32)
-            sent_tk = column_tk != reroute.NOWHERE
-            sent = sent_tk.sum(dtype=torch.float32)
-            scores_tk = routing.scores_tk
-            if routing.next_tj.shape[1]:
-                other_tk = routing.next_scores_tj.gather(1, column_tk.clamp(min=0))
-                scores_tk = torch.where(sent_tk, other_tk, scores_tk)
-            y_td = capacity.routed_experts(
+            y_td, dropped, sent = bounded.routed_experts(
                 x_td,
                 gate_up,
                 down,
-                place_tk,
-                scores_tk,
-                places + reserve,
+                routing,
+                bounded.Bounds(
+                    self.spec.num_experts,
+                    self.spec.capacity_factor,
+                    self.spec.reserve,
+                    self.capacity_share,
+                ),
+                valid_bs,
+                rows,
                 self._through,
+                self.parted,
             )
         else:
+            elsewhere = {} if self.parted is None else {"parted": self.parted}
+            ids_tk, scores_tk = routing.ids_tk, routing.scores_tk
             y_td = self.experts(
-                x_td, gate_up, down, routing.ids_tk, routing.scores_tk, self._through
+                x_td, gate_up, down, ids_tk, scores_tk, self._through, **elsewhere
             )
         if self.shared is not None:
             y_td = y_td + self.shared(x_td)

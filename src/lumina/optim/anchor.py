@@ -10,6 +10,8 @@ learning rate.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -56,14 +58,21 @@ class BaseWeights:
                 slot.write_back()
 
     @torch.no_grad()
-    def distance(self, ranks: RankGroup | None) -> float:
+    def distance(
+        self,
+        ranks: RankGroup | None,
+        counts: Callable[[Slot], bool] = lambda slot: True,
+    ) -> float:
         """How far the matrices are from the copy, over the size of the copy.
 
         Args:
-            ranks: those that hold parts of every matrix; None where each has all.
+            ranks: those that hold parts of the matrices; None where each has all.
+            counts: whether what this rank has of a matrix is a part of the sum.
         """
         sums = torch.zeros(2, dtype=torch.float64, device=self.weights[0].device)
         for slot, weights in zip(self.slots, self.weights, strict=True):
+            if not counts(slot):
+                continue
             sums[0] += (slot.master - weights).double().square().sum()
             sums[1] += weights.double().square().sum()
         if ranks is not None:

@@ -38,6 +38,7 @@ def judge(
     loss_scale: Tensor,
     max_norm: Tensor,
     over: RankGroup | None = None,
+    counted: Tensor | None = None,
 ) -> Verdict:
     """Norm, clip coefficient and finiteness of a step's gradients, without a sync.
 
@@ -45,11 +46,13 @@ def judge(
         gradients: this rank's local gradients.
         loss_scale: [] float32 the loss was multiplied by.
         max_norm: [] float32; 0 or less means do not clip.
-        over: the ranks that each hold a part of every gradient; None where every rank
-            holds all of it.
+        over: the ranks that each hold a part of the gradients; None where every rank
+            holds all of them.
+        counted: [n] float32, 0 for gradients that another rank counts, of those that
+            several have whole; None where this rank counts all of its own.
     """
     squares = torch.stack(_norms(gradients, loss_scale.device)).square()
-    square = squares.sum()
+    square = (squares if counted is None else squares * counted).sum()
     if over is not None:
         over.sum_(square)
     norm = square.sqrt() / loss_scale

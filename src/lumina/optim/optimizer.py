@@ -32,6 +32,8 @@ class Slot:
         touched: of a table that is read row by row, the rows that the step's forwards
             used: their numbers [B], and the leaf [B, D] that gathers their gradient.
             None for a parameter that has a gradient of its own size.
+        order: of a parameter whose stored rows stand in another order than in a State,
+            the number there of each row [rows]; None: they stand in theirs.
         still: gives a state, by its name, as it is now in memory that no step changes,
             or None where only a copy can do that; None where no state can be had so.
     """
@@ -45,6 +47,7 @@ class Slot:
     accumulator: Tensor | None = None
     keeps_master: ClassVar[bool] = True
     touched: list[tuple[Tensor, Tensor]] | None = None
+    order: Tensor | None = None
     still: Callable[[Slot, str], Tensor | None] | None = None
 
     @property
@@ -249,6 +252,10 @@ class Optimizers:
             for slot in member.optimizer.slots
         }
         return [slot for slot in self.slots if slot.name not in without]
+
+    def with_gradients(self) -> list[Slot]:
+        """The slots that `gradients` has one of, in its order."""
+        return [slot for slot in self.slots if slot.gradient() is not None]
 
     def gradients(self) -> list[Tensor]:
         """The local gradients of the step, which the gate judges and clips together."""

@@ -16,12 +16,13 @@ def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
     return hasattr(tensor, "placements")
 
 
-def whole(local: Tensor, like: Tensor) -> Tensor:
+def whole(local: Tensor, like: Tensor, order: Tensor | None = None) -> Tensor:
     """The unsharded tensor whose local part is `local`; every rank must call this.
 
     Args:
         local: this rank's part (or all of it, if `like` is not sharded).
         like: a parameter with the same rows, which are shared out in the same way.
+        order: the number that each stored row has in the whole tensor; None: its own.
     """
     if not is_sharded(like):
         return local
@@ -36,7 +37,8 @@ def whole(local: Tensor, like: Tensor) -> Tensor:
         shape=shape,
         stride=torch.empty(shape, device="meta").stride(),
     )
-    return sharded.full_tensor()
+    full: Tensor = sharded.full_tensor()
+    return full if order is None else torch.empty_like(full).index_copy_(0, order, full)
 
 
 def rows_here(like: Tensor) -> slice:

@@ -111,13 +111,16 @@ class Mesh:
     Attributes:
         sizes: ranks along each dimension.
         rank: this process's number among all.
-        data: the ranks that differ from this one in the rows that they read.
+        data: the ranks that differ from this one in the rows that they read: along data
+            and expert.
         sequence: those that differ in the positions of a row.
-        expert: those that differ in the experts that they hold.
+        expert: those that differ in the experts that they hold. It has a process group
+            of its own, so that its messages and those of others do not get mixed up.
         tensor: those that differ in their part of a matrix.
         tokens: the ranks among which the tokens of a step are divided, so that losses
-            and gradients add up over them: data and sequence.
-        copies: the ranks that work on the same tokens: expert and tensor.
+            and gradients add up over them: data, sequence and expert.
+        same_experts: those of them that hold the same experts: data and sequence.
+        copies: the ranks that work on the same tokens: tensor.
         everyone: all ranks.
     """
 
@@ -130,16 +133,24 @@ class Mesh:
         """
         self.sizes = sizes or Sizes()
         self.rank = rank
-        self.data = self._along("data")
+        self.data = self._along("data", "expert")
         self.sequence = self._along("sequence")
-        self.expert = self._along("expert")
+        self.expert = self._along("expert", apart=True)
         self.tensor = self._along("tensor")
-        self.tokens = self._along("data", "sequence")
-        self.copies = self._along("expert", "tensor")
+        self.tokens = self._along("data", "sequence", "expert")
+        self.same_experts = self.tokens
+        if self.sizes.expert > 1:
+            self.same_experts = self._along("data", "sequence")
+        self.copies = self.tensor
         self.everyone = self._along(*DIMENSIONS)
 
-    def _along(self, *dimensions: str) -> RankGroup:
-        """The ranks that differ from this one along those dimensions only."""
+    def _along(self, *dimensions: str, apart: bool = False) -> RankGroup:
+        """The ranks that differ from this one along those dimensions only.
+
+        Args:
+            dimensions: of the mesh.
+            apart: they have a process group of their own even where they are all.
+        """
         shape = astuple(self.sizes)
         along = [name in dimensions for name in DIMENSIONS]
         size = prod(n for n, chosen in zip(shape, along, strict=True) if chosen)
@@ -149,7 +160,7 @@ class Mesh:
             groups.setdefault(tuple(fixed), []).append(number)
         own = next(members for members in groups.values() if self.rank in members)
         group = None
-        if 1 < size < self.sizes.total:
+        if 1 < size < self.sizes.total or (apart and size > 1):
             # Each process makes every group, in one order, those of others too.
             made = {n: dist.new_group(m) for m in groups.values() for n in (m[0],)}
             group = made[own[0]]

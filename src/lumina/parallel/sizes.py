@@ -16,9 +16,9 @@ class Sizes:
     """Ranks along each dimension; their product is the number of processes.
 
     Attributes:
-        data: shares of the rows of a step.
+        data: shares of the rows of a step, whose ranks hold the same experts.
         sequence: shares of the positions of a row.
-        expert: shares of the experts of a layer.
+        expert: shares of the experts of a layer; its ranks have rows of their own, too.
         tensor: shares of a matrix.
     """
 
@@ -53,6 +53,11 @@ class Sizes:
                 f"start a multiple of {others} processes",
             )
         return Sizes(data, sequence, expert, tensor)
+
+    @property
+    def rows(self) -> int:
+        """Ranks among which the rows of a step are divided."""
+        return self.data * self.expert
 
     @property
     def total(self) -> int:

@@ -159,6 +159,8 @@ class Way:
         buckets: whether gradients are exchanged in pieces of `Place.bucket_mb`.
         takes_apart: whether it can exchange gradients as `Messages.low_rank` says.
         low_rank: what does so in an object of it, from `settle` on; None: nothing.
+        divides_experts: whether it can leave each rank of `mesh.expert` a part of the
+            routed experts.
     """
 
     name: ClassVar[str]
@@ -174,6 +176,7 @@ class Way:
     buckets: ClassVar[bool] = False
     takes_apart: ClassVar[bool] = False
     low_rank: LowRank | None = None
+    divides_experts: ClassVar[bool] = False
 
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)
@@ -207,6 +210,11 @@ class Way:
             return (
                 f"sends {sends} while it computes: it has no use for "
                 f"{', '.join(conditions.messages_asked)}, which zero1 has"
+            )
+        if conditions.sizes.expert > 1 and not cls.divides_experts:
+            return (
+                "does not divide experts over processes (expert_parallel_size), "
+                "as ddp does"
             )
         if conditions.reduces_each and not cls.sharded:
             return (

@@ -43,6 +43,7 @@ def layout_of(plan: Plan) -> Layout:
         attention_head_groups=plan.attention_head_groups,
         parallel=plan.parallel,
         data_ranks=plan.data_parallel,
+        expert_ranks=plan.expert_parallel_size,
         loss_chunk_bytes=plan.loss_chunk_bytes,
         trainable=count_trainable(plan.spec, plan.freeze),
         optimizer_states=bytes_per_parameter(

@@ -25,6 +25,7 @@ from lumina.plan.device_rules import rule_for
 from lumina.plan.elsewhere import check_host, decide_offload, elsewhere, layout_beside
 from lumina.plan.environment import Environment, device_asked_for
 from lumina.plan.exchanging import asked_of_exchange, tried_layouts, when_reduced
+from lumina.plan.expert_parallel import decide_expert_parallel
 from lumina.plan.feature_choice import choose_features, features_with_memory
 from lumina.plan.few_bits import decide_few_bits
 from lumina.plan.kernels import decide_attention, kernel_family
@@ -61,7 +62,7 @@ def decide_layout(
         LuminaError: E002 or E005 if nothing is left to train, E201 or E202 when no
             layout fits, on the device or beside it.
     """
-    batching = resolve_batching(config, _sizes(decisions).data)
+    batching = resolve_batching(config, _sizes(decisions).rows)
     batching = at_most(batching, rule_for(machine).batch_size)
     if decisions.values["optimizer_in_backward"]:
         batching = in_one_forward(batching)
@@ -109,6 +110,7 @@ def smallest_estimate(
     machine = device_asked_for(config, environment)
     decisions = Decisions()
     decisions.decide("world_size", world_size, "")
+    decide_expert_parallel(config, spec, decisions)
     decide_precision(config, machine, decisions)
     decide_attention(config, machine, spec, decisions)
     decide_fitting_chunks(config, environment, spec, decisions)
@@ -117,7 +119,7 @@ def smallest_estimate(
     decide_offload(config, spec, decisions)
     decide_few_bits(config, decisions)
     decide_features(config, machine, spec, decisions)
-    batching = resolve_batching(config, _sizes(decisions).data)
+    batching = resolve_batching(config, _sizes(decisions).rows)
     layouts = _layouts(config, machine, spec, decisions, batching)
     found = (estimate(spec, layout) for layout in layouts)
     return min(found, key=lambda parts: parts["bound"])
@@ -145,7 +147,8 @@ def _layouts(
         feedforward_tile=decisions.values["feedforward_tile"],
         attention_head_groups=decisions.values["attention_head_groups"],
         base_storage=decisions.values["base_storage"],
-        data_ranks=sizes.data,
+        data_ranks=sizes.rows,
+        expert_ranks=sizes.expert,
         loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
         trainable=_trainable(config, spec),
         optimizer_states=bytes_per_parameter(
@@ -180,7 +183,8 @@ def _layouts(
 
 def _sizes(decisions: Decisions) -> Sizes:
     """Ranks along each dimension of the mesh."""
-    return Sizes.of(decisions.values["world_size"])
+    values = decisions.values
+    return Sizes.of(values["world_size"], expert=values["expert_parallel_size"])
 
 
 def _trainable(config: Config, spec: ModelSpec) -> int:

@@ -87,6 +87,9 @@ class Plan:
         weights_ahead: blocks whose weights are on their way while one computes.
         gradients_reduced: of several micro-batches, where weights are sharded: once a
             "step", or after each "micro_batch".
+        expert_parallel_size: ranks over which a layer's routed experts are divided.
+        expert_placement_policy: which rank holds which of them: "balanced" by their
+            usage, or "memory_optimal".
         overlap_comm: as of `lumina.parallel.way.Messages.overlap`.
         reduce_bucket_size: as of its `reduced`.
         allgather_bucket_size: as of its `gathered`.
@@ -239,6 +242,8 @@ class Plan:
     weights_in: str = "device"
     weights_ahead: int = 1
     gradients_reduced: str = "step"
+    expert_parallel_size: int = 1
+    expert_placement_policy: str = "memory_optimal"
     overlap_comm: bool = True
     reduce_bucket_size: int = 2**24
     allgather_bucket_size: int = 2**24
@@ -294,12 +299,12 @@ class Plan:
     @property
     def mesh_sizes(self) -> Sizes:
         """Ranks along each dimension of the mesh."""
-        return Sizes.of(self.world_size)
+        return Sizes.of(self.world_size, expert=self.expert_parallel_size)
 
     @property
     def data_parallel(self) -> int:
         """Ranks among which the rows of a step are divided."""
-        return self.mesh_sizes.data
+        return self.mesh_sizes.rows
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

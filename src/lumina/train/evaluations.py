@@ -113,7 +113,7 @@ class Evaluations:
                     watched=program.plan.watched,
                     stop=stop,
                     parts=self.parts,
-                    meets=program.sharded,
+                    meets=program.meets_in_forward,
                 )
             except EvaluationShortError as error:
                 code, text = error.code, str(error)
@@ -147,8 +147,8 @@ class Evaluations:
             if name in self.outset:
                 found[f"source.{name}{_CHANGE}"] = loss - self.outset[name]
         if (base := program.base) is not None:
-            ranks = program.mesh.tokens if program.divided else None
-            found["base_distance"] = base.distance(ranks)
+            parts = program.parts
+            found["base_distance"] = base.distance(parts.over, parts.count)
         if program.vocabulary is not None:
             found |= program.vocabulary.metrics(program.mesh.tokens)
         return found
@@ -251,7 +251,7 @@ class Evaluations:
 
         what = "the comparison of ways to choose tokens is"
         with program.evaluation(), suppress(EvaluationStoppedError):
-            if program.sharded and program.ranks.world_size > 1:
+            if program.meets_in_forward and program.ranks.world_size > 1:
                 losses = compared()  # ranks meet in it: none can leave it out alone
             else:
                 losses = unless_short(compared, None, what, self.recorder, step)

@@ -129,7 +129,7 @@ def _check(program: Program, data: Data, read: Callable[[str], Tensor] | None) -
         why = "nothing is held out"
     elif program.network.recurrent or program.network.tasks:
         why = "the model has more heads or states than one score for each next token"
-    elif program.sharded:
+    elif program.meets_in_forward:
         why = "the weights are divided over ranks"
     if why:
         raise LuminaError(

@@ -121,12 +121,12 @@ def sample_texts(program: Program, data: Data, count: int) -> list[tuple[str, st
 
     Returns:
         Nothing where a model answers no text (puzzles), where several tasks share it,
-        where each rank holds a part of the weights or of their averages, or where no
-        prompt fits.
+        where each rank holds a part of the weights (of experts, too) or of their
+        averages, or where no prompt fits.
     """
     spec = program.plan.spec
     tokenizer = data.tokenizer
-    parted = program.divided if program.average else program.sharded
+    parted = program.meets_in_forward or (program.divided and program.average)
     if tokenizer is None or why_not(spec, "samples") or parted:
         return []
     limit = context_limit(program.network) or 2**62

@@ -408,7 +408,8 @@ def _judged(program: Program) -> Verdict:
             gradients,
             loss_scale=program.loss_scale.value,
             max_norm=program.live.max_grad_norm,
-            over=program.mesh.tokens if program.divided else None,
+            over=program.parts.over,
+            counted=program.parts.counted(program.optimizer.with_gradients()),
         )
     broken = program.optimizer.gather()
     if broken is not None:

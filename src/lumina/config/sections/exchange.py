@@ -4,14 +4,27 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from lumina.config.sections.section import Section
+from lumina.config.sections.section import Section, number_as_word
 
 
 class ExchangeSection(Section):
     """When gradients are reduced, and how large messages are."""
 
+    expert_parallel_size: str = Field(
+        "1",
+        pattern=r"^(auto|[1-9]\d*)$",
+        description="processes over which the routed experts of every layer are "
+        "divided; rows travel to the process of their expert and back; auto: as many "
+        "as leave each 8 experts or more, such as 4 for 32 experts on 8 GPUs",
+    )
+    expert_placement_policy: Literal["balanced", "memory_optimal"] = Field(
+        "memory_optimal",
+        description="which process holds which experts: memory_optimal, one after the "
+        "other; balanced, so that all get about as many rows, by what each expert was "
+        "used when the run was last put together",
+    )
     gradients_reduced: Literal["auto", "step", "micro_batch"] = Field(
         "auto",
         description="when zero2 and fsdp2 reduce the gradients of several "
@@ -53,4 +66,8 @@ class ExchangeSection(Section):
         ge=0,
         description="steps before it begins, in which gradients are exchanged whole; "
         "default: a tenth of the steps",
+    )
+
+    _expert_parallel_as_word = field_validator("expert_parallel_size", mode="before")(
+        number_as_word
     )

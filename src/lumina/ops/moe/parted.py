@@ -7,8 +7,8 @@ brings the results back, and backward is the same exchange the other way round.
 
 The ranks' rows reach an expert in the order of the ranks. So an expert sees what it
 would see in one process that is given the tokens of all ranks one after the other.
-Places (`lumina.ops.moe.capacity`) are those of each rank's own micro-batch: a rank drops
-what it would drop without expert parallelism, as one process would that takes the
+Places (`lumina.ops.moe.capacity`) are those of each rank's own micro-batch: a rank
+drops what it would drop without expert parallelism, as one process would that takes the
 ranks' micro-batches one after the other.
 """
 

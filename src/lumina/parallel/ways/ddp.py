@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from lumina.parallel.table import register_parallel
-from lumina.parallel.way import Conditions, Way
+from lumina.parallel.way import Conditions, Place, Way
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,12 +23,16 @@ class Replicated(Way):
 
     Those that are exchanged as products of narrow matrices stay as the backward pass
     leaves them, and are exchanged after it.
+
+    Under expert parallelism (`mesh.expert` of more than one rank) each rank holds its
+    share of the routed experts, which the wrapper leaves alone, and all of the rest.
     """
 
     summary = "every process holds the model, gradients are averaged"
     preference = 1
     buckets = True
     takes_apart = True
+    divides_experts = True
     _wrapper: DistributedDataParallel
     _averaging: Averaging | None = None
 
@@ -40,13 +44,33 @@ class Replicated(Way):
                 "would add errors of one loss scale to gradients of another, with "
                 "gradient_compression powersgd in float16"
             )
+        if conditions.low_rank and conditions.sizes.expert > 1:
+            return (
+                "would take apart gradients of experts that other processes hold, with "
+                "gradient_compression powersgd and expert_parallel_size"
+            )
         return super().refuses(conditions)
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._experts: dict[str, nn.Parameter] = {}
+
+    def wrap(self) -> None:
+        """Leave this rank its share of the experts, where they are divided."""
+        if self.place.mesh.expert.size > 1:
+            from lumina.parallel.experts import divide
+
+            self._experts = divide(self.place)
 
     def settle(self) -> nn.Module:
         """The network inside the wrapper, which sends rank 0's values to all."""
         from torch.nn.parallel import DistributedDataParallel
 
         place = self.place
+        if self._experts:
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(
+                place.network, list(self._experts)
+            )
         with warnings.catch_warnings():
             # torch 2.13 renames the last option; 2.11 has only this name.
             warnings.simplefilter("ignore", FutureWarning)
@@ -97,6 +121,12 @@ class Replicated(Way):
             assert self.low_rank is not None
             self.low_rank.exchange()
 
+        if last and self._experts:
+            from lumina.parallel.experts import average_gradients
+
+            average_gradients(list(self._experts.values()), self.place.mesh)
+
     def close(self) -> None:
-        """Let go of errors and factors."""
+        """Let go of errors, factors and experts."""
         self.low_rank = self._averaging = None
+        self._experts.clear()

@@ -44,6 +44,7 @@ class Layout:
         parallel: how the ranks share the work, as of `lumina.parallel.table`.
         data_ranks: ranks among which rows, and sharded weights, are divided.
         loss_chunk_bytes: the most bytes of logits that are held at a time.
+        expert_ranks: ranks over which the experts of a layer are divided.
         trainable: parameters that train; None for all.
         optimizer_states: bytes that the optimizers keep for a parameter that trains, on
             average, and how many of these are never divided over ranks; 8 and 0 for the
@@ -74,6 +75,7 @@ class Layout:
     attention_head_groups: int = 1
     parallel: str = "none"
     data_ranks: int = 1
+    expert_ranks: int = 1
     loss_chunk_bytes: int = 256 * 2**20
     trainable: int | None = None
     optimizer_states: tuple[float, float] = (8.0, 0.0)

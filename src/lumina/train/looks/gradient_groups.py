@@ -27,12 +27,10 @@ class GradientGroups(Look):
         """Note the squares of the step, and whose they are."""
         if self.squares is None:
             return
-        slots = self.program.optimizer.slots
-        there = [slot.name for slot in slots if slot.gradient() is not None]
-        self._roles = [self.program.info_of(name).role for name in there]
-        self._found = self.squares / scale.square()
-        if self.program.divided:
-            self.program.mesh.tokens.sum_(self._found)
+        there = self.program.optimizer.with_gradients()
+        self._roles = [self.program.info_of(slot.name).role for slot in there]
+        found = self.squares / scale.square()
+        self._found = self.program.parts.add(found, there)
 
     def values(self) -> Tensor | None:
         """[n]: of each gradient; None in a step without labels, which has none."""

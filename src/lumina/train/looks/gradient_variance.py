@@ -30,10 +30,9 @@ class GradientVariance(Look):
             here = one.to(scale.device)
             norms.append(torch.linalg.vector_norm(here, dtype=torch.float32))
             sums.append(here.sum(dtype=torch.float32))
-        both = torch.stack([torch.stack(sums), torch.stack(norms).square()]).sum(1)
-        if program.divided:
-            program.mesh.tokens.sum_(both)
-        self._found = both / torch.stack([scale, scale.square()])
+        both = torch.stack([torch.stack(sums), torch.stack(norms).square()])
+        program.parts.add(both, program.optimizer.with_gradients())
+        self._found = both.sum(1) / torch.stack([scale, scale.square()])
 
     def values(self) -> Tensor | None:
         """[2]: the two sums; None in a step without labels, which has no gradient."""

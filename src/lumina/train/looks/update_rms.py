@@ -59,8 +59,7 @@ class UpdateRms(Look):
             torch._foreach_mul(torch._foreach_pow(norms, 2), whole)
         )
         self._before.clear()
-        if self.program.divided:
-            self.program.mesh.tokens.sum_(self._found)
+        self.program.parts.add(self._found, self._slots)
 
     def values(self) -> Tensor | None:
         """[n]: the sum of squares of the change of each parameter, by its sample."""

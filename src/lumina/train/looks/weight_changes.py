@@ -58,10 +58,8 @@ class WeightChanges(Look):
         """Squares of the norms of gradient, weights and change of each parameter."""
         if len(self._squares) < 3:  # a step without labels
             return None
-        found = torch.cat(self._squares)
-        if self.program.divided:
-            self.program.mesh.tokens.sum_(found)
-        return found
+        found = torch.stack(self._squares)
+        return self.program.parts.add(found, self._slots).flatten()
 
     def row(self, values: Sequence[float]) -> dict[str, Any]:
         """Keys group.ROLE.gradient_norm and so on, and lists by layer."""

@@ -76,16 +76,16 @@ class StepGuard:
         """How often the ranks agree in a step."""
         if program.mesh.everyone.size == 1:
             return 0
-        if program.sharded:
+        if program.meets_in_forward:
             return forwards
         return 2 if self._steps < SETTLES else 1
 
     def _follow(self, program: Program) -> None:
-        """Notice when the backbone of a sharded program gathers weights."""
+        """Notice when a backbone gathers weights, or exchanges rows of experts."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._program, self._steps = [], program, 0
-        if program.sharded and program.mesh.everyone.size > 1:
+        if program.meets_in_forward and program.mesh.everyone.size > 1:
             backbone = program.network.backbone
             self._hooks = [
                 backbone.register_forward_pre_hook(lambda *_: self._exchanges(True)),
@@ -107,7 +107,7 @@ class StepGuard:
         program = self._program
         if program is None or program.mesh.everyone.size == 1:
             return
-        if program.sharded:
+        if program.meets_in_forward:
             self._exchanging = True  # the root gathers its weights
         elif last and self._places == 2:
             self._agree()
@@ -117,7 +117,7 @@ class StepGuard:
         program = self._program
         if program is None or program.mesh.everyone.size == 1:
             return
-        if last or program.sharded:
+        if last or program.meets_in_forward:
             self._agree()
             self._exchanging = True
 

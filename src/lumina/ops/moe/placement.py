@@ -1,0 +1,49 @@
+"""Which rank holds which experts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def balanced(shares: Sequence[float], ranks: int) -> list[int]:
+    """Experts placed so that all ranks get about as many rows, each as many experts.
+
+    The most used expert first, each to the rank with the smallest sum that has a place
+    left: the rule of Graham (1969) for jobs on machines, with as many jobs on each.
+
+    Args:
+        shares: of each expert, its part of the rows.
+        ranks: their number divides that of the experts.
+
+    Returns:
+        The expert of each slot; rank r has the slots r * E / R to (r + 1) * E / R - 1.
+        In their own order where all shares are alike.
+    """
+    experts = len(shares)
+    if len(set(shares)) <= 1:
+        return list(range(experts))
+    held: list[list[int]] = [[] for _ in range(ranks)]
+    sums = [0.0] * ranks
+    for expert in sorted(range(experts), key=lambda e: (-shares[e], e)):
+        open_ = [rank for rank in range(ranks) if len(held[rank]) < experts // ranks]
+        rank = min(open_, key=lambda r: (sums[r], r))
+        held[rank].append(expert)
+        sums[rank] += shares[expert]
+    return [expert for mine in held for expert in sorted(mine)]
+
+
+def busiest(shares: Sequence[float], held: Sequence[int], ranks: int) -> float:
+    """Rows of the rank that gets most, over the mean of all ranks.
+
+    Args:
+        shares: of each expert, its part of the rows.
+        held: the expert of each slot, as `balanced` returns it.
+        ranks: over which slots are divided.
+    """
+    each = len(held) // ranks
+    total = sum(shares)
+    sums = [
+        sum(shares[expert] for expert in held[first : first + each])
+        for first in range(0, len(held), each)
+    ]
+    return max(sums) * ranks / total if total else 1.0
