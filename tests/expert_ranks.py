@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from lumina.assemble.assemble import StateSource, assemble, capture
+from lumina.assemble.assemble import assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.data.store import TokenStore
 from lumina.model.moe import routed_layers
 from lumina.train.looks.weight_changes import WeightChanges

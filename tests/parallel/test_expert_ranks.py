@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from expert_ranks import FIRST, RANKS, RUNS, THEN, divided, looked, plan_of
-from lumina.assemble.assemble import StateSource, assemble, capture
+from lumina.assemble.assemble import assemble, capture
+from lumina.assemble.source import StateSource
 from lumina.state.state import State
 from programs import conversations, stream_of, take_steps
 from training import in_processes
