@@ -98,7 +98,7 @@ def compression(runs: Runs) -> None:
 @shows("expert_parallel_size", "expert_placement_policy")
 def experts_divided(runs: Runs) -> None:
     """What ranks compute then is tested in tests/parallel/test_expert_ranks.py."""
-    flat: dict[str, Any] = {"global_batch_size": 4, "compile": False} | EXPERTS
+    flat: dict[str, Any] = {"global_batch_size": 4, "batch_size": 2} | EXPERTS
     whole, half = (
         plan_of_two(runs.config(expert_parallel_size=size, **flat)) for size in "12"
     )
