@@ -105,7 +105,7 @@ def in_one(given: dict[str, Any], ranks: int, experts: int, places: int):
 @pytest.mark.parametrize("places", [0, 3], ids=["dropless", "capacity"])
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("moved", [False, True], ids=["in_order", "placed"])
-@pytest.mark.covers("DST-11")
+@pytest.mark.covers("DST-11: all-to-all")
 def test_ranks_compute_what_one_process_does(ranks, places, moved) -> None:
     """Outputs and every gradient; scores are in float32, as everywhere."""
     experts, seed = 8, 10 * ranks + places

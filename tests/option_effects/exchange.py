@@ -94,7 +94,7 @@ def compression(runs: Runs) -> None:
     assert any("gradient_compression_rank" in text for text in unused.warnings())
 
 
-@pytest.mark.covers("DST-11")
+@pytest.mark.covers("DST-11: expert_parallel_size")
 @shows("expert_parallel_size", "expert_placement_policy")
 def experts_divided(runs: Runs) -> None:
     """What ranks compute then is tested in tests/parallel/test_expert_ranks.py."""

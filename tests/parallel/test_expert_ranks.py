@@ -39,7 +39,7 @@ def alone(store) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.covers("DST-11", "ORC-35: expert parallel size")
+@pytest.mark.covers("DST-11: expert_parallel_size", "DST-11: all-to-all")
 @pytest.mark.parametrize("name", list(RUNS))
 def test_losses_and_clipped_norms_are_those_of_one_process(four, alone, name) -> None:
     """With capacity, one process takes the micro-batches of the ranks in turn."""
@@ -50,7 +50,7 @@ def test_losses_and_clipped_norms_are_those_of_one_process(four, alone, name) ->
         torch.testing.assert_close(found, wanted, rtol=close, atol=close)
 
 
-@pytest.mark.covers("DST-11", "DST-12")
+@pytest.mark.covers("DST-12: expert-usage statistics synchronised")
 @pytest.mark.parametrize("name", ["all", "halves", "capacity", "muon"])
 def test_weights_states_and_usage_are_those_of_one_process(four, alone, name) -> None:
     """Moments, averages and the load of every expert, too; ranks agree to the bit."""
@@ -81,7 +81,7 @@ def test_each_rank_holds_its_experts_only_and_writes_its_share(four, name) -> No
     assert sorted(written) == sorted(four[0][name]["state"][0])
 
 
-@pytest.mark.covers("DST-11")
+@pytest.mark.covers("DST-11: expert_placement_policy balanced or memory_optimal")
 @pytest.mark.parametrize("other", ["same", "halves", "together", "moved"])
 def test_what_was_saved_goes_on_with_experts_elsewhere(four, other) -> None:
     """As before, over two ranks, on every rank, and placed by their usage."""

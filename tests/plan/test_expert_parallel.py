@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lumina.config import Config
+from lumina.config.leaves import canonical
 from lumina.errors import LuminaError
 from lumina.ops.moe.placement import balanced, busiest
 from lumina.plan.expert_parallel import automatic_size
@@ -30,7 +31,7 @@ def planned(ranks: int, machine: Any = None, **options: Any) -> Plan:
     return plan_for(Config(**(ROUTED | options)), machine or cpu(), world_size=ranks)
 
 
-@pytest.mark.covers("DST-11")
+@pytest.mark.covers("DST-11: automatic", "DST-11: 8 GPUs with 32 experts gives 4")
 @pytest.mark.parametrize(
     ("experts", "ranks", "size"),
     [(32, 8, 4), (64, 8, 8), (16, 2, 2), (8, 8, 1), (24, 8, 2), (36, 6, 3), (32, 1, 1)],
@@ -75,6 +76,11 @@ def test_what_does_not_go_together_is_refused_by_name(ranks, options, words) -> 
     assert "expert_parallel_size" in text
 
 
+@pytest.mark.covers("DST-11: expert_placement")
+def test_the_other_name_of_the_policy_is_taken() -> None:
+    assert canonical("expert_placement") == "expert_placement_policy"
+
+
 def test_compiling_by_itself_gives_way_to_divided_experts() -> None:
     options = {"compile": None, "expert_parallel_size": "2"}
     plan = planned(2, gpu(), **options)
@@ -102,7 +108,7 @@ def test_each_process_keeps_its_share_of_weights_gradients_and_moments(
     assert saved["communication"] < 0 and saved["bound"] > 0
 
 
-@pytest.mark.covers("DST-11")
+@pytest.mark.covers("DST-11: expert_placement_policy balanced or memory_optimal")
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_balanced_ranks_get_about_as_many_rows_and_as_many_experts(ranks) -> None:
     shares = [0.3, 0.25, 0.2, 0.1, 0.06, 0.05, 0.03, 0.01]
