@@ -118,7 +118,6 @@ class _Even(torch.autograd.Function):
         return ctx.peers.exchange(grad.contiguous()), None
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def rows_across(
     x_nd: Tensor,
     offsets_e: Tensor,
@@ -127,8 +126,8 @@ def rows_across(
 ) -> Tensor:
     """Rows sorted by slot through the experts of all ranks.
 
-    The host waits for the counts once: it sizes the messages by them. Never compiled,
-    because those sizes are those of each step's routing.
+    The host waits for the counts once: it sizes the messages by them. Not for compiled
+    blocks, because those sizes are those of each step's routing.
 
     Args:
         x_nd: [N, D] this rank's rows, sorted by the slot of their expert.
@@ -165,7 +164,6 @@ def rows_across(
     return y_nd
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def places_across(
     x_ecd: Tensor, parted: Parted, feed: Callable[[Tensor], Tensor]
 ) -> Tensor:
