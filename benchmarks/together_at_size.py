@@ -31,7 +31,9 @@ from typing import Any
 PLAIN = {"precision": "fp32", "gradient_checkpointing": "none", "parallel": "auto"}
 FULL, BF16 = {"gradient_checkpointing": "full"}, {"precision": "mixed_bf16"}
 EIGHT = {"optimizer": "adamw_8bit"}
-DDP, ZERO2, FSDP2 = ({"parallel": name} for name in ("ddp", "zero2", "fsdp2"))
+DDP, ZERO1, ZERO2, FSDP2 = (
+    {"parallel": name} for name in ("ddp", "zero1", "zero2", "fsdp2")
+)
 CELLS: dict[int, dict[str, dict[str, Any]]] = {
     1: {
         "nothing": {},
@@ -45,6 +47,7 @@ CELLS: dict[int, dict[str, dict[str, Any]]] = {
         "ddp": DDP,
         "MTX-01 ddp + checkpointing + mixed precision": DDP | FULL | BF16,
         "MTX-08 ddp + mixed precision": DDP | BF16,
+        "MTX-11 zero1 + checkpointing": ZERO1 | FULL,
         "MTX-11 zero2 + checkpointing": ZERO2 | FULL,
         "MTX-12 zero2 + mixed precision": ZERO2 | BF16,
         "MTX-13 fsdp2 + checkpointing + mixed precision": FSDP2 | FULL | BF16,

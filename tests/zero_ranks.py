@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 
 from lumina.assemble.assemble import Progress, assemble, capture
+from lumina.assemble.held_bytes import held_bytes
 from lumina.assemble.source import StateSource
 from lumina.data.store import TokenStore
+from lumina.measure.live_bytes import LiveBytes
 from lumina.optim.declared import chosen_optimizer, known_optimizers
 from programs import joined, stream_of, take_steps, tiny_plan
 
@@ -18,6 +20,7 @@ SETTINGS = {
     "routed": {"moe": True, "max_grad_norm": 0.5},
     "one_pass": {"micro_batch_size": 4, "compute_dtype": "bfloat16"},
 }
+BF16 = {"compute_dtype": "bfloat16"}
 
 
 def plan_of(parallel="zero1", moe=False, **changes):
@@ -117,6 +120,11 @@ def two_stages(rank, place, folder, results):
         for way in ("zero1", "fsdp2")
         for where in ("device", "host", "disk")
     }
+    found["together"] = {
+        (way, again): _memory_of_a_step(way, again, stream, ranks)
+        for way in ("ddp", "zero1", "fsdp2")
+        for again in ("none", "full")
+    }
     found["optimizers"] = {
         name: [
             _two_steps(way, stream, ranks, optimizer=name) for way in ("zero1", "fsdp2")
@@ -135,6 +143,17 @@ def _two_steps(way, stream, ranks, **changes):
     numbers, _ = take_steps(program, stream, 2)
     program.close()
     return numbers.tolist()
+
+
+def _memory_of_a_step(way, again, stream, ranks):
+    """Two steps in bfloat16: their numbers, what is held, and most bytes of a third."""
+    program = assemble(plan_of(way, **BF16, gradient_checkpointing=again), ranks=ranks)
+    numbers, progress = take_steps(program, stream, 2)
+    held = held_bytes(program)
+    with LiveBytes() as live:
+        take_steps(program, stream, 1, progress)
+    program.close()
+    return {"numbers": numbers.tolist(), "held": held, "most": live.peak}
 
 
 def _sums_of_gradients(way, when, stream, ranks):

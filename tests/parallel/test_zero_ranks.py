@@ -14,7 +14,7 @@ from lumina.plan.figures import layout_of
 from lumina.state.state import State
 from programs import conversations, stream_of, take_steps, tiny_plan
 from training import in_processes
-from zero_ranks import FIRST, SETTINGS, THEN, plan_of, two_stages
+from zero_ranks import BF16, FIRST, SETTINGS, THEN, plan_of, two_stages
 
 pytestmark = pytest.mark.thorough
 
@@ -137,3 +137,41 @@ def test_every_optimizer_steps_as_it_does_with_divided_weights(two) -> None:
     assert {"adamw", "adamw_8bit", "adafactor", "lion", "muon"} <= set(found)
     for name, (states, weights) in found.items():
         assert states == weights, name
+
+
+@pytest.mark.covers("MTX-13: ZeRO-3 + checkpointing + AMP")
+def test_divided_weights_recomputation_and_bfloat16_together(store, two) -> None:
+    """The step of one process; each rank holds its half, and a step makes the least."""
+    again = {**BF16, "gradient_checkpointing": "full"}
+    wanted, _ = take_steps(assemble(alone(again)), stream_of(store), 2)
+    plan = plan_of("fsdp2", **again)
+    planned = state_bytes(plan.spec, layout_of(plan))
+    for rank in two.values():
+        found = rank["together"]["fsdp2", "full"]
+        numbers = torch.tensor(found["numbers"])
+        torch.testing.assert_close(numbers, wanted, rtol=2e-2, atol=2e-2)
+        whole = rank["together"]["ddp", "full"]["held"]
+        for what in ("model", "optimizer"):
+            assert found["held"][what] == whole[what] // 2, what
+        assert found["held"]["optimizer"] == planned["optimizer"]
+        kept = rank["together"]["fsdp2", "none"]["most"]
+        assert found["most"] < 0.9 * kept
+
+
+@pytest.mark.covers("MTX-11: memory")
+def test_stage_1_and_recomputation_save_what_each_of_them_saves(two) -> None:
+    """Half the states of the optimizer, and the activations inside of blocks."""
+    plans = {way: plan_of(way, **BF16) for way in ("ddp", "zero1")}
+    states = {
+        way: state_bytes(plan.spec, layout_of(plan))["optimizer"]
+        for way, plan in plans.items()
+    }
+    for rank in two.values():
+        found = rank["together"]
+        held = {how: one["held"]["optimizer"] for how, one in found.items()}
+        for again in ("none", "full"):
+            saved = held["ddp", again] - held["zero1", again]
+            assert saved == states["ddp"] - states["zero1"] > 0
+        for way in ("ddp", "zero1"):
+            kept, less = (found[way, again]["most"] for again in ("none", "full"))
+            assert less < 0.9 * kept

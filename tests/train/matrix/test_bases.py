@@ -54,11 +54,18 @@ def test_the_reference_of_a_base_in_few_bits_begins_with_their_values() -> None:
 
 
 @pytest.mark.thorough
-def test_a_reasoner_beside_few_bits_learns_as_beside_their_values(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    "pair",
+    [
+        # Beside the base as it was its gradients are 0.71 off: it thinks in rounds.
+        ("base_storage", "hierarchical_reasoning"),
+        # What shows it are matrices that few bits hold, and no parameters.
+        ("latent_attention", "base_storage"),
+    ],
+)
+def test_what_stands_on_few_bits_learns_as_on_their_values(
+    pair: tuple[str, str], tmp_path: Path
 ) -> None:
-    """Beside the base as it was its gradients are 0.71 off: it thinks in rounds."""
-    pair = ("base_storage", "hierarchical_reasoning")
     words = ["matrix", "--folder", str(tmp_path), "--device", "cpu", "--pairs"]
     assert main([*words, "--only", *pair]) == 0
     (row,) = map(json.loads, (tmp_path / RESULTS).read_text().splitlines())

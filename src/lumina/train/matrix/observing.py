@@ -34,7 +34,7 @@ class Observer:
         passes: module in a block -> how often it ran in one step.
         memory: most bytes of tensors that one step made and held at a time; None
             where blocks were compiled, which cannot be looked into.
-        tensors: names of the parameters.
+        tensors: names of the parameters, those in few bits among them.
         optimizers: name of an optimizer -> how many parameters it trains.
         held: bytes of what the program holds beside its steps, as
             `lumina.assemble.held_bytes.held_bytes`.
@@ -155,6 +155,7 @@ class _StepLook(Look):
         """Note what the program is made of; its gradients may be used up early."""
         found = self.observer
         found.tensors = [name for name, _ in program.network.named_parameters()]
+        found.tensors += program.stored  # in few bits, where parameters have stood
         found.optimizers = {
             name: len(member.optimizer.slots)
             for name, member in program.optimizer.members.items()
