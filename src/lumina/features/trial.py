@@ -68,14 +68,15 @@ class Seen:
         calls: address -> how often the function was called, of those that a `Trial`
             names.
         passes: module inside a block, such as "feedforward_norm" -> how often it ran
-            in one step, summed over the blocks; empty where blocks were compiled.
+            for one micro-batch, forward and backward, summed over the blocks; empty
+            where blocks were compiled.
         columns: the names in the rows of metrics.jsonl.
         tensors: the names of the model's parameters.
         figures: further figures of the process, such as "compiled_frames".
     """
 
     calls: Mapping[str, int] = field(default_factory=dict)
-    passes: Mapping[str, int] = field(default_factory=dict)
+    passes: Mapping[str, float] = field(default_factory=dict)
     columns: frozenset[str] = frozenset()
     tensors: frozenset[str] = frozenset()
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -178,13 +179,13 @@ class Trial:
         # A block of one's own may have other modules: then all of them are counted.
         own = [name for name in self.recomputes if name in reference.passes]
         if self.recomputes and inside and reference.passes and not own:
-            count, before = sum(seen.passes.values()), sum(reference.passes.values())
-            if count <= before:
-                return f"blocks ran {count} modules in a step, without it {before}"
+            ran, once = sum(seen.passes.values()), sum(reference.passes.values())
+            if ran <= once:
+                return f"blocks ran {ran:g} modules, without it {once:g}"
         for name in own if inside else ():
-            count, before = seen.passes.get(name, 0), reference.passes.get(name, 0)
-            if count <= before:
-                return f"{name} ran {count} times in a step, without it {before}"
+            ran, once = seen.passes.get(name, 0), reference.passes.get(name, 0)
+            if ran <= once:
+                return f"{name} ran {ran:g} times, without it {once:g}"
         for name in self.columns:
             if name not in seen.columns:
                 return f"no row has {name}"

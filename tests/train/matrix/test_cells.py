@@ -195,6 +195,16 @@ def test_two_ranks_train_as_one(beside: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.thorough
+def test_a_reference_of_more_forwards_hides_no_recomputation(tmp_path: Path) -> None:
+    """What recomputes is compared forward by forward."""
+    names = ("moe_capacity", "ddp", "gradient_checkpointing_full")
+    assert matrix(tmp_path, "--pairs", "--width", "3", "--only", *names) == 0
+    found = rows(tmp_path).values()
+    (row,) = [row for row in found if set(row["features"]) == set(names)]
+    assert row["status"] == "verified", row["why"]
+
+
+@pytest.mark.thorough
 def test_gradients_of_divided_states_are_compared_whole(tmp_path: Path) -> None:
     """Each rank of zero1 has those of its rows alone."""
     assert matrix(tmp_path, "--only", "MTX-11 ZeRO-1") == 0

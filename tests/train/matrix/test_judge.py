@@ -72,7 +72,7 @@ def test_equal_numbers_of_a_feature_that_acted_are_verified(made: Any) -> None:
         ({"passes": 4}, f"{AGAIN} ran 0 times, without it 0"),
         (
             {"passes": 4, "calls": {AGAIN: 4}},
-            "attention_norm ran 4 times in a step, without it 4",
+            "attention_norm ran 4 times, without it 4",
         ),
         # Chunks and tiles repeat the norms of a block by themselves.
         ({"calls": {}}, f"{AGAIN} ran 0 times, without it 0"),

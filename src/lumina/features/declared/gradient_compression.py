@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lumina.features.feature import Exclusion, Feature
 from lumina.features.table import register
-from lumina.features.trial import Tolerance, Trial
+from lumina.features.trial import Trial
 
 _PARTS = "each process has the gradients of a part of the weights only"
 
@@ -28,7 +28,7 @@ register(
             {"gradient_compression": "powersgd", "gradient_compression_start": 0},
             beside={"parallel": "ddp", "batch_size": 2},
             calls=("lumina.parallel.low_rank:LowRank.exchange",),
-            tolerance=Tolerance(gradients=1.0, learned=0.2),
+            keeps=False,
             ranks=2,
             figures=("ranks",),
             redraws=True,

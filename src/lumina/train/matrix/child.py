@@ -100,7 +100,8 @@ def _trained(asked: dict[str, Any], folder: Path) -> dict[str, Any]:
         "features": active_features(FEATURES, plan),
         "idle": idle_features(plan),
         "calls": dict(observer.calls),
-        "passes": dict(observer.passes),
+        # Of a forward, because a reference may take more of them in a step.
+        "passes": {k: n / plan.grad_accum for k, n in observer.passes.items()},
         "columns": sorted({name for row in rows for name in row}),
         "tensors": observer.tensors,
         "figures": {
