@@ -1,9 +1,10 @@
-"""`python -m lumina`."""
+"""`python -m lumina`, and the installed command `lumina`."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 import sys
 from typing import NoReturn
@@ -20,6 +21,9 @@ def end(code: int) -> NoReturn:
     done all its work.
     """
     if os.environ.get("WORLD_SIZE", "1") in ("", "1"):
+        # Every module is about to go: a search for cycles among them, which Python
+        # makes then, takes longer than all else at the end.
+        gc.freeze()
         sys.exit(code)
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
@@ -28,4 +32,10 @@ def end(code: int) -> NoReturn:
     os._exit(code)
 
 
-end(main())
+def run() -> NoReturn:
+    """Run the command of this process's words, and end."""
+    end(main())
+
+
+if __name__ == "__main__":
+    run()
