@@ -30,7 +30,7 @@ def test_scenarios_are_written_and_come_again(tmp_path, capsys):
     [
         (["score"], "competent arm has no results"),
         (["run"], "add --arm competent"),
-        (["run", "--arm", "best"], "there are naive, competent"),
+        (["run", "--arm", "best"], "choose among naive, competent"),
         (["run", "--arm", "naive", "--trainer", "mine"], "lumina, transformers"),
         (["run", "--arm", "naive", "--half", "both"], "development, held-out"),
     ],

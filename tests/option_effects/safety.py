@@ -82,10 +82,11 @@ def how_slow_a_step(runs: Runs) -> None:
     runs.monkeypatch.setattr(Recorder, "_agreed", staticmethod(told))
     found = []
     for share in (0.5, 0.05):
-        seconds = iter([1.0] * 8 + [3.0] * 3 + [1.0] * 9)
-        run = _harmed(runs, (), steps=20, experimental_throughput_drop_threshold=share)
+        seconds = iter([1.0] * 11 + [3.0] * 9 + [1.0] * 4)
+        asked = {"experimental_throughput_drop_threshold": share}
+        run = _harmed(runs, (), steps=24, experimental_safety_window=15, **asked)
         found.append(_switched_off(run))
-    assert found == [12, None]
+    assert found == [21, None], "three times three slow steps in a window"
 
 
 @pytest.mark.covers(

@@ -366,7 +366,7 @@ def test_a_size_left_open_comes_with_the_weights(trainings, finished):
 def test_choices_left_open_stay_as_the_run_began(trainings, monkeypatch):
     """Another machine state may choose another micro-batch; a resumed run may not."""
     from lumina.config import Config
-    from lumina.plan import make
+    from lumina.plan import layout_choice
     from lumina.train import Trainer
 
     flags = [*words("--save-every-n-batches 2 --steps 4"), *DENSE]
@@ -379,7 +379,7 @@ def test_choices_left_open_stay_as_the_run_began(trainings, monkeypatch):
     run = trainings.folder / "open-choices"
     before = json.loads((run / "plan.json").read_text())
     # Nearly no room: a fresh plan would take the smallest forward.
-    monkeypatch.setattr(make, "MEMORY_SHARE", 1e-9)
+    monkeypatch.setattr(layout_choice, "MEMORY_SHARE", 1e-9)
     config = Config.load(run / "config.yaml").replace(resume=str(run), steps=6)
     result = Trainer(config).train()
     after = json.loads((run / "plan.json").read_text())
