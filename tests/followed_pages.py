@@ -72,8 +72,9 @@ SHAPE = {
 FOUND_BY_ITSELF = {
     "--auto-batch-size": ("--batch-size",),
     "--tier": ("--batch-size", "--seq-length", "--global-batch-size"),
+    "--expert-parallel-size": ("--batch-size", "--global-batch-size"),
 }
-"""Options -> those of `SMALL` whose values they look for."""
+"""Options -> those of `SMALL` whose values they look for, or that processes divide."""
 
 OTHER_PROGRAMS = {
     "make": "CI begins with `make setup` and `make test`",

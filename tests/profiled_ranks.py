@@ -34,7 +34,7 @@ def of_two(rank, place, values, results):
     for name, sizes in (("data", Sizes(data=2)), ("expert", Sizes(expert=2))):
         mesh = ranks.mesh(sizes)
         with Watched(mesh) as watch:
-            mesh.everyone.exchange(torch.ones(2, 100))
+            getattr(mesh, name).exchange(torch.ones(2, 100))
             getattr(mesh, name).sum_(torch.ones(3))
         found[name] = [(call.kind, call.bytes, call.experts) for call in watch.calls]
     results.put((rank, found))
