@@ -181,7 +181,7 @@ def _pairs(rows: list[Any]) -> str:
         for pair in combinations(sorted(row["features"]), 2)
         if _within(row["figures"], pair)
     }
-    names = {name for row in rows for name in row["features"]}
+    names = tried_features()
     every = len(names) * (len(names) - 1) // 2
     shown = ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
     return (
