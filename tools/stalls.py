@@ -2,7 +2,7 @@
 
     .venv/bin/python tools/stalls.py --seed 1 make test-more
 
-Now and then one of the processes that the command started, at any depth, is stopped
+Now and then one process, of the command or of what it started at any depth, is stopped
 (SIGSTOP) and goes on a little later (SIGCONT): most stops last some hundredths of a
 second, one in twenty up to --longest seconds. That is what a busy machine does to a
 process, only more often and between any two instructions, so that two processes which
@@ -69,8 +69,9 @@ def _hold_up(
     """Stop one process after the other until the command is over."""
     draw = random.Random(options.seed * 1000 + at)
     while not over.is_set():
-        with contextlib.suppress(psutil.Error, IndexError):
-            one = draw.choice(psutil.Process(root).children(recursive=True))
+        with contextlib.suppress(psutil.Error):
+            command = psutil.Process(root)
+            one = draw.choice([command, *command.children(recursive=True)])
             if one.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
                 one.suspend()
                 counts[at] += 1
