@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from lumina.state.reader import latest_good
 from mechanisms import mechanism
 from training import (
     DENSE,
@@ -259,7 +260,8 @@ def test_a_network_that_breaks_costs_the_steps_since_the_last_checkpoint(trainin
 @pytest.mark.faults
 @pytest.mark.thorough
 def test_a_signal_ends_a_supervised_run_with_a_checkpoint(trainings):
-    endless = words("--steps 100000")
+    # No checkpoint is saved that nobody asked for.
+    endless = words("--steps 100000 --save-every-n-batches 100000")
     running = trainings.start("asked", *FLAGS, *SUPERVISED, *endless)
     folder = trainings.folder / "asked"
     assert wait_until(reached(folder, 3), running)
@@ -268,8 +270,9 @@ def test_a_signal_ends_a_supervised_run_with_a_checkpoint(trainings):
     running.send(TERMINATE)
     assert running.wait() == 143, running.output
     assert events(folder, "run_interrupted") and not events(folder, "restarted")
-    saved = events(folder, "checkpoint_saved")[-1]
-    assert saved["data"]["checkpoint_kind"] == "emergency"
+    last = rows(folder)[-1]["step"]
+    assert events(folder, "checkpoint_saved")[-1]["step"] == last
+    assert latest_good(folder).name == f"step-{last:08d}"
 
 
 @mechanism(
