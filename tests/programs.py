@@ -18,6 +18,7 @@ from lumina.data.prepare import prepare
 from lumina.data.store import TokenStore
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.plan.plan import Plan
+from lumina.state.state import State
 from lumina.train.step import train_step
 
 SEQ_LENGTH = 48
@@ -100,6 +101,19 @@ def take_steps(program, stream, count, progress=None):
         progress.step += 1
         progress.cursor = batches.cursor
     return torch.tensor(numbers), progress
+
+
+def told_state(tensors, moments, extra, step) -> State:
+    """The State that a rank reported as arrays of numpy, which cross processes."""
+    return State(
+        tensors={n: torch.from_numpy(t) for n, t in tensors.items()},
+        optimizer={
+            slot: {n: torch.from_numpy(t) for n, t in held.items()}
+            for slot, held in moments.items()
+        },
+        extra=extra,
+        counters={"step": step},
+    )
 
 
 def reassembled(program, progress, plan):

@@ -11,7 +11,6 @@ import torch
 from lumina.assemble.assemble import Progress, assemble, capture
 from lumina.assemble.source import StateSource
 from lumina.errors import LuminaError
-from lumina.state.state import State
 from programs import (
     conversations,
     one_rank,
@@ -19,6 +18,7 @@ from programs import (
     stream_of,
     take_steps,
     tiny_plan,
+    told_state,
 )
 from training import in_processes
 
@@ -219,15 +219,7 @@ def test_two_ranks_and_back_to_one(store, moe, parallel):
     found = torch.tensor(by_rank[0][1])
     torch.testing.assert_close(found, wanted[:8], rtol=1e-5, atol=1e-5)
     # And on, alone.
-    state = State(
-        tensors={n: torch.from_numpy(t) for n, t in tensors.items()},
-        optimizer={
-            s: {n: torch.from_numpy(t) for n, t in held.items()}
-            for s, held in moments.items()
-        },
-        extra=extra,
-        counters={"step": progress.step},
-    )
+    state = told_state(tensors, moments, extra, progress.step)
     program = assemble(tiny_plan(moe, ema_decay=0.9), StateSource(state), meta=state)
     last, _ = take_steps(program, stream, 2, progress)
     torch.testing.assert_close(last, wanted[8:], rtol=1e-5, atol=1e-5)

@@ -10,8 +10,7 @@ import torch
 from expert_ranks import FIRST, RANKS, RUNS, THEN, divided, looked, plan_of
 from lumina.assemble.assemble import assemble, capture
 from lumina.assemble.source import StateSource
-from lumina.state.state import State
-from programs import conversations, stream_of, take_steps
+from programs import conversations, stream_of, take_steps, told_state
 from training import in_processes
 
 pytestmark = pytest.mark.thorough
@@ -99,16 +98,7 @@ def test_what_was_saved_goes_on_with_experts_elsewhere(four, other) -> None:
 def test_what_was_saved_goes_on_in_one_process(store, four) -> None:
     """And a look at gradients and changes of weights finds the same in all."""
     run = four[0]["all"]
-    tensors, moments = run["state"]
-    state = State(
-        tensors={n: torch.from_numpy(t) for n, t in tensors.items()},
-        optimizer={
-            slot: {n: torch.from_numpy(t) for n, t in held.items()}
-            for slot, held in moments.items()
-        },
-        extra=run["extra"],
-        counters={"step": FIRST},
-    )
+    state = told_state(*run["state"], run["extra"], FIRST)
     plan = plan_of(1, 1, **dict(RUNS["all"][1]))
     program = assemble(plan, StateSource(state), meta=state)
     stream = stream_of(store)

@@ -11,8 +11,7 @@ from lumina.assemble.assemble import assemble
 from lumina.assemble.source import StateSource
 from lumina.plan.costs.state import state_bytes
 from lumina.plan.figures import layout_of
-from lumina.state.state import State
-from programs import conversations, stream_of, take_steps, tiny_plan
+from programs import conversations, stream_of, take_steps, tiny_plan, told_state
 from training import in_processes
 from zero_ranks import BF16, FIRST, SETTINGS, THEN, plan_of, two_stages
 
@@ -67,17 +66,8 @@ def test_what_was_saved_goes_on_in_another_stage(two, way) -> None:
 
 def test_what_was_saved_goes_on_in_one_process(store, two) -> None:
     one = two[0]["float32"]
-    tensors, moments = one["state"]
-    state = State(
-        tensors={n: torch.from_numpy(t) for n, t in tensors.items()},
-        optimizer={
-            slot: {n: torch.from_numpy(t) for n, t in held.items()}
-            for slot, held in moments.items()
-        },
-        extra=one["extra"],
-        counters={"step": FIRST},
-    )
-    assert set(moments) == {"exp_avg", "exp_avg_sq", "ema"}
+    state = told_state(*one["state"], one["extra"], FIRST)
+    assert set(state.optimizer) == {"exp_avg", "exp_avg_sq", "ema"}
     program = assemble(alone(SETTINGS["float32"]), StateSource(state), meta=state)
     found, _ = take_steps(program, stream_of(store), THEN, one["progress"])
     wanted = torch.tensor(one["zero1"]["wanted"])

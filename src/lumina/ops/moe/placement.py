@@ -30,20 +30,3 @@ def balanced(shares: Sequence[float], ranks: int) -> list[int]:
         held[rank].append(expert)
         sums[rank] += shares[expert]
     return [expert for mine in held for expert in sorted(mine)]
-
-
-def busiest(shares: Sequence[float], held: Sequence[int], ranks: int) -> float:
-    """Rows of the rank that gets most, over the mean of all ranks.
-
-    Args:
-        shares: of each expert, its part of the rows.
-        held: the expert of each slot, as `balanced` returns it.
-        ranks: over which slots are divided.
-    """
-    each = len(held) // ranks
-    total = sum(shares)
-    sums = [
-        sum(shares[expert] for expert in held[first : first + each])
-        for first in range(0, len(held), each)
-    ]
-    return max(sums) * ranks / total if total else 1.0
