@@ -20,7 +20,13 @@ from lumina.observe import utilisation
 from lumina.observe.utilisation import Utilisation
 from lumina.plan.flops import flops_per_token, hardware_flops_per_token
 from lumina.train.counts import divide_counts
-from lumina.train.memory_figures import MemoryFigures, fragmentation, risk
+from lumina.train.memory_figures import (
+    MemoryFigures,
+    fragmentation,
+    own_bytes,
+    risk,
+    used_bytes,
+)
 from lumina.train.pace import Pace
 from lumina.train.step import SCALARS, Measured, train_step
 from lumina.train.watch import Watch
@@ -212,7 +218,7 @@ def test_hardware_utilisation_counts_what_is_computed_again(stream):
 def test_memory_of_a_gpu(monkeypatch):
     from lumina.train import memory_figures
 
-    told = {"allocated": 600, "peak": 900, "reserved": 800}
+    told = {"allocated": 600, "peak": 900, "reserved": 800, "taken": 800}
     monkeypatch.setattr(memory_figures, "_cuda_bytes", lambda: told)
     held = {"model": 100, "optimizer": 200, "gradient": 150}
     row = MemoryFigures("cuda", 1000).row(1, held)
@@ -228,10 +234,30 @@ def test_memory_of_a_process_is_its_own():
     held = torch.ones(2**23)  # 32 MiB
     row = MemoryFigures("cpu", 10 * 2**30).row(1, None)
     assert held.nbytes < row["memory_allocated_bytes"] <= row["memory_peak_bytes"]
-    share = row["memory_allocated_bytes"] / (10 * 2**30)
-    assert row["memory_utilization"] == pytest.approx(share)
+    share = row["memory_utilization"] * 10 * 2**30
+    assert held.nbytes < share <= row["memory_allocated_bytes"]
     assert row["memory_reserved"] is row["memory_fragmentation"] is None
     assert MemoryFigures("cpu", None).row(1, None)["oom_risk_score"] is None
+
+
+def test_the_pages_of_a_mapped_file_are_no_pressure(tmp_path, monkeypatch):
+    """The system drops them when memory is short; a token store is such a file."""
+    from lumina.train import memory_figures
+
+    told = tmp_path / "status"
+    monkeypatch.setattr(memory_figures, "STATUS", told)
+    told.write_text(
+        "Name:\tpython\nVmHWM:\t  999000 kB\nVmRSS:\t  972800 kB\n"
+        "RssAnon:\t  102400 kB\nRssFile:\t  819200 kB\nRssShmem:\t   51200 kB\n"
+    )
+    row = MemoryFigures("cpu", 1000 * 2**20).row(1, None)
+    assert row["memory_utilization"] == 0.15 and row["oom_risk_score"] == 0
+    assert used_bytes("cpu") == 150 * 2**20
+    # A system that does not tell them apart, and one without such a file.
+    told.write_text("Name:\tpython\nVmRSS:\t  972800 kB\n")
+    assert own_bytes(7) == 7
+    told.unlink()
+    assert own_bytes(7) == 7
 
 
 @pytest.mark.covers("MON-03: oom_risk_score", "MEM-27: OOM risk score")

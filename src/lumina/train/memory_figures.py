@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lumina.host_memory import host_memory_bytes
@@ -17,12 +18,18 @@ HORIZON = 100
 SAFE, FULL = 0.7, 1.0
 """Shares of the device's memory at which the risk of running out begins and ends."""
 
+STATUS = Path("/proc/self/status")
+"""What Linux says of this process; `own_bytes` reads it."""
+
 
 class MemoryFigures:
     """What this process uses of its device's memory.
 
+    On the CPU the memory in use is the process's resident size, and the share of its
+    limit that of `own_bytes`: the pages of mapped files are no pressure.
+
     Args:
-        device: "cuda" or "cpu"; on the CPU the process's resident size counts.
+        device: "cuda" or "cpu".
         total: bytes that this process may use of the device; None: not known.
     """
 
@@ -41,7 +48,7 @@ class MemoryFigures:
         """
         used = _cuda_bytes() if self.device == "cuda" else _process_bytes()
         allocated, peak, reserved = used["allocated"], used["peak"], used["reserved"]
-        taken = allocated if reserved is None else reserved
+        taken = used["taken"]
         share = None if not self.total else taken / self.total
         row: dict[str, Any] = {
             "memory_allocated_bytes": allocated,
@@ -65,10 +72,32 @@ def used_bytes(device: str) -> int:
     """What this process has taken of its device's memory.
 
     Args:
-        device: "cuda" or "cpu"; on the CPU the process's resident size counts.
+        device: "cuda" or "cpu"; on the CPU it is `own_bytes`.
     """
-    used = _cuda_bytes() if device == "cuda" else _process_bytes()
-    return int(used["allocated"] if used["reserved"] is None else used["reserved"])
+    return int((_cuda_bytes() if device == "cuda" else _process_bytes())["taken"])
+
+
+def own_bytes(resident: int, status: Path | None = None) -> int:
+    """What this process holds of the machine's memory and cannot be taken from it.
+
+    That is its anonymous memory and what it shares with other processes
+    (`RssAnon + RssShmem`, proc_pid_status(5)). The other resident pages are those of
+    mapped files, such as a token store and libraries: the system drops them when
+    memory is short, and reads them again.
+
+    Args:
+        resident: bytes of the process, the answer where the system does not tell
+            these kinds apart (Linux before 4.5, and other systems).
+        status: the file to read; by default `STATUS`.
+    """
+    try:
+        lines = (STATUS if status is None else status).read_text().splitlines()
+    except OSError:
+        return resident
+    sizes = dict(line.split(":", 1) for line in lines if line.startswith("Rss"))
+    if not {"RssAnon", "RssShmem"} <= sizes.keys():
+        return resident
+    return sum(int(sizes[k].split()[0]) * 1024 for k in ("RssAnon", "RssShmem"))
 
 
 def own_limit_bytes(device: str, processes: int) -> int:
@@ -114,15 +143,17 @@ def _cuda_bytes() -> dict[str, Any]:
     """Of the current device: in tensors now and at most, and taken from the driver."""
     import torch
 
+    reserved = int(torch.cuda.memory_reserved())
     return {
         "allocated": int(torch.cuda.memory_allocated()),
         "peak": int(torch.cuda.max_memory_allocated()),
-        "reserved": int(torch.cuda.memory_reserved()),
+        "reserved": reserved,
+        "taken": reserved,
     }
 
 
 def _process_bytes() -> dict[str, Any]:
-    """Of this process: resident now and at most."""
+    """Of this process: resident now and at most, and what is its own of it."""
     import resource
 
     import psutil
@@ -133,4 +164,5 @@ def _process_bytes() -> dict[str, Any]:
         "allocated": resident,
         "peak": max(most, resident),  # the system's own peak lags a little behind
         "reserved": None,
+        "taken": own_bytes(resident),
     }

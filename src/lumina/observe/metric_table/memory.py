@@ -9,7 +9,8 @@ TITLE = "Memory"
 METRICS = (
     Metric(
         "memory_allocated_bytes",
-        "bytes in tensors on this process's GPU; on a CPU, of the process",
+        "bytes in tensors on this process's GPU; on a CPU, resident of the process, "
+        "with the pages of mapped files",
         "bytes",
         also=("memory_allocated",),
         of_a_rank=True,
@@ -31,8 +32,9 @@ METRICS = (
         "memory_utilization",
         "share of the device's memory that the process has taken",
         "",
-        "memory_reserved / memory of the device; on a CPU, memory_allocated_bytes / "
-        "this process's share of the machine's memory",
+        "memory_reserved / memory of the device; on a CPU, memory of the process "
+        "without the pages of mapped files (RssAnon + RssShmem on Linux) / its share "
+        "of the machine's memory",
         of_a_rank=True,
     ),
     Metric(

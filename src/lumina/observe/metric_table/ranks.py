@@ -40,6 +40,10 @@ METRICS = (
         "that",
         "seconds",
     ),
-    _of_ranks("ranks.memory_bytes", "memory of its device in use", "bytes"),
+    _of_ranks(
+        "ranks.memory_bytes",
+        "memory of its device that it has taken; on a CPU, without mapped files",
+        "bytes",
+    ),
     _of_ranks("ranks.memory_limit_bytes", "memory that a process has at most", "bytes"),
 )
