@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from import_path import finding
 from lumina.child_processes import die_with_parent, reason_of_end
 from lumina.observe.report import page
 from training import start_process
@@ -114,3 +116,22 @@ def test_what_the_server_did_is_found_by_its_children(tmp_path: Path) -> None:
     process.join()
     found = (tmp_path / "found").read_text()
     assert found == f"1 {os.environ.get('PYTHONPATH')}"
+
+
+def test_a_child_finds_some_folders_first_and_what_its_parent_finds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    assert finding(tmp_path, "src")["PYTHONPATH"].split(os.pathsep) == [
+        str(tmp_path), "src", "elsewhere",
+    ]  # fmt: skip
+    monkeypatch.delenv("PYTHONPATH")
+    assert finding(tmp_path)["PYTHONPATH"] == str(tmp_path)
+    # Nothing else sets it: torch may be found through the parent's alone.
+    here = Path(__file__).parent
+    sets = re.compile(r"""["']?PYTHONPATH["']?\s*[:=](?!=)""")
+    assert not [
+        path.name
+        for path in here.rglob("*.py")
+        if path.name != "import_path.py" and sets.search(path.read_text())
+    ]

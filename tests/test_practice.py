@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from import_path import finding
+
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "lumina"
 BIN = Path(sys.executable).parent
@@ -247,11 +249,11 @@ def test_an_import_that_points_up_is_refused(tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__", "*.html", "*.js")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=ignored)
     check = (BIN / "lint-imports", "--no-logo", "--no-cache")
-    path = str(tmp_path / "src")
-    assert run(*check, at=tmp_path, PYTHONPATH=path)[0] == 0
+    place = finding(tmp_path / "src")
+    assert run(*check, at=tmp_path, **place)[0] == 0
     with open(tmp_path / "src/lumina/data/order.py", "a") as file:
         file.write("\nfrom lumina.train import loop\n")
-    failed, said = run(*check, at=tmp_path, PYTHONPATH=path)
+    failed, said = run(*check, at=tmp_path, **place)
     assert failed and "lumina.data.order -> lumina.train" in said
 
 

@@ -117,8 +117,10 @@ def run_tests(
     Raises:
         TimeOverError: they were ended.
     """
+    # What is on the path already stays: torch may be found there and nowhere else.
+    path = [str(folder / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
-        "PYTHONPATH": str(folder / "src"),
+        "PYTHONPATH": os.pathsep.join(path),
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",
     }

@@ -78,8 +78,10 @@ def record(root: Path, folder: Path, test_file: str) -> str:
         The last line that pytest printed.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    path = [str(root / "src"), str(Path(__file__).parent)]
+    path += filter(None, [os.environ.get("PYTHONPATH")])
     environment = os.environ | {
-        "PYTHONPATH": f"{root / 'src'}{os.pathsep}{Path(__file__).parent}",
+        "PYTHONPATH": os.pathsep.join(path),
         "OMP_NUM_THREADS": "1",
         RECORD: str(record_path(folder, test_file)),
     }

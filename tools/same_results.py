@@ -248,8 +248,10 @@ def measure(name: str, ranks: int, source: Path) -> dict[str, Any]:
         command = [sys.executable, "-m", "lumina", "train", "--config", "case.yaml"]
         if ranks > 1:
             command += ["--nproc", str(ranks)]
+        path = [str(source.resolve() / "src")]
+        path += filter(None, [os.environ.get("PYTHONPATH")])
         environment = os.environ | {
-            "PYTHONPATH": str(source.resolve() / "src"),
+            "PYTHONPATH": os.pathsep.join(path),
             "LUMINA_CACHE": str(folder / "cache"),
             "OMP_NUM_THREADS": "1",
         }

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from import_path import finding
 from lumina.config.provenance import Source
 from lumina.model.spec import ModelSpec, MoeSpec
 from lumina.observe.console import Console
@@ -355,7 +355,7 @@ print("alive", file=sys.stderr)
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=root,
-        env=os.environ | {"PYTHONPATH": f"{root / 'src'}:{root / 'tests'}"},
+        env=finding(root / "src", root / "tests"),
     )
     process.stdout.read(10)
     process.stdout.close()

@@ -16,6 +16,7 @@ import pytest
 
 import lumina
 from forked import run_forked
+from import_path import finding
 from lumina import Trainer
 from lumina.cli.main import main
 from lumina.errors import LuminaError
@@ -311,7 +312,7 @@ def test_the_rest_works_without_the_files_of_some_features(tmp_path: Path) -> No
         [sys.executable, "-m", "lumina", "features", "--device", "cpu"],
         capture_output=True,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=finding(tmp_path),
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from import_path import finding
 from training import SHAPE, words
 
 ROOT = Path(__file__).parents[2]
@@ -90,9 +90,11 @@ ENTRIES = {
 
 def run(copy: Path, *command: str) -> subprocess.CompletedProcess[str]:
     """A command that sees the copy's source."""
-    environment = os.environ | {"PYTHONPATH": str(copy / "src")}
     return subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True
+        [sys.executable, *command],
+        env=finding(copy / "src"),
+        capture_output=True,
+        text=True,
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from import_path import finding
 from lumina.errors import LuminaError
 from lumina.state import unwritten
 from lumina.state.checkpoint import CheckpointStore, open_checkpoint
@@ -100,8 +101,7 @@ def test_a_file_system_that_really_is_full(tmp_path):
         pytest.skip("this account may not mount a small file system")
     done = subprocess.run(
         [*enter, f'{mount} && "{sys.executable}" "{script}" "{target}/run"'],
-        env=os.environ
-        | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT / "src", ROOT / "tests")))},
+        env=finding(ROOT / "src", ROOT / "tests"),
         capture_output=True,
         text=True,
     )

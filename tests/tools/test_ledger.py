@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import subprocess
 import sys
@@ -13,15 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from import_path import finding
 from ledger_plugin import marks_of
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "ledger.py"
 
 # Small projects need none of the installed plugins, and start faster without them.
-ENVIRONMENT = dict(
-    os.environ, PYTHONPATH=str(ROOT / "tests"), PYTEST_DISABLE_PLUGIN_AUTOLOAD="1"
-)
+ENVIRONMENT = finding(ROOT / "tests") | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 TESTS = """
 import pytest

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from import_path import finding
 from lumina.assemble.ranks import meeting_place
 from lumina.state.run_directory import RunDirectory
 from lumina.train import signals
@@ -165,7 +166,7 @@ def test_a_signal_while_torch_is_loaded(tmp_path, number, code, ranks):
         [sys.executable, "-m", "lumina", "train", "--train-data", "x", "--nproc",
          str(ranks)],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        env=finding(tmp_path),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
