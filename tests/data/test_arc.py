@@ -140,9 +140,9 @@ def broken(**change: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("content", "code", "told"),
     [
-        ("{", "E101", "no JSON"),
-        ("[1]", "E101", "no ARC tasks"),
-        (b"\xff\xfe", "E103", "utf-8"),
+        ("{", "E101", "not JSON"),
+        ("[1]", "E101", "no JSON object"),
+        (b"\xff\xfe", "E103", "UTF-8"),
         ({}, "E105", "no ARC task"),
         ({"t": {"train": []}}, "E102", "train"),
         ({"t": broken(output=None)}, "E102", "output"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lumina.errors import LuminaError
+from lumina.json_objects import read_object
 
 MOST_BYTES = 2**20
 """A larger file is no configuration."""
@@ -95,7 +96,7 @@ def translated(value: object) -> dict[str, object]:
 
     Raises:
         LuminaError: E002 with every item that has no counterpart, E101 for a file that
-            is no JSON object, E104 for none.
+            is no JSON object, and as `lumina.json_objects.read_object`.
     """
     items = value if isinstance(value, Mapping) else _read(Path(str(value)))
     refused: list[str] = []
@@ -134,23 +135,7 @@ def translated(value: object) -> dict[str, object]:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise LuminaError(
-                "E101", f"{path} is too large for a configuration", "name another file"
-            )
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise LuminaError(
-            "E104", f"{path} cannot be read: {error.strerror}", "check the path"
-        ) from error
-    except ValueError as error:
-        raise LuminaError(
-            "E101", f"{path} is no JSON file: {error}", "name a configuration"
-        ) from error
-    if not isinstance(found, dict):
-        raise LuminaError("E101", f"{path} holds no JSON object", "name another file")
-    return found
+    return read_object(path, "name a configuration", most_bytes=MOST_BYTES)
 
 
 def _says_nothing(value: object) -> bool:

@@ -7,7 +7,6 @@ test outputs in `NAME_solutions.json` beside it (the competitions).
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,13 +14,16 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from lumina.data.files import no_permission
 from lumina.errors import LuminaError
+from lumina.json_objects import read_object
 
 LARGEST = 30
 """Rows and columns a grid may have."""
 
 COLOURS = 10
+
+MOST_BYTES = 2**30
+"""A larger file of tasks is refused before it is read."""
 
 Grid = NDArray[np.uint8]
 Pair = tuple[Grid, Grid]
@@ -90,17 +92,7 @@ def read_tasks(files: list[Path]) -> list[Task]:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except PermissionError:
-        raise no_permission(file) from None
-    except UnicodeDecodeError as error:
-        raise LuminaError("E103", f"{file}: {error}", "save it as UTF-8") from None
-    except (ValueError, RecursionError) as error:
-        raise LuminaError("E101", f"{file} is no JSON: {error}", _LAYOUT) from None
-    if not isinstance(content, dict):
-        raise LuminaError("E101", f"{file} holds no ARC tasks", _LAYOUT)
-    return content
+    return read_object(file, _LAYOUT, most_bytes=MOST_BYTES)
 
 
 def _only_solutions(content: dict[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from lumina.data.template_files import DEFAULT, Templates, read_templates
 from lumina.data.tokenizer_backend import add_specials, specials
 from lumina.data.tokenizer_makes.make import Stored
 from lumina.errors import LuminaError
+from lumina.json_objects import read_object
 
 _EOS_NAMES = (
     END_OF_TEXT,
@@ -251,10 +252,4 @@ def _end_ids(
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LuminaError(
-            "E101", f"{path}: not JSON: {error}", "fetch or make the tokenizer again"
-        ) from None
-    return values if isinstance(values, dict) else {}
+    return read_object(path, "fetch or make the tokenizer again")

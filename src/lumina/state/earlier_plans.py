@@ -12,6 +12,7 @@ from typing import Any
 
 from lumina.durable import write_file
 from lumina.errors import LuminaError
+from lumina.json_objects import read_object
 from lumina.state.run_directory import RunDirectory
 
 FOLDER = "earlier_plans"
@@ -48,7 +49,8 @@ def plans_of(run: RunDirectory) -> list[tuple[int | None, dict[str, Any]]]:
         (last step, plan) each, in order; the last one holds to the end.
 
     Raises:
-        LuminaError: E104 for a missing file, E101 for a broken one.
+        LuminaError: E104 for a missing file, E101 for a broken one; as
+            `lumina.json_objects.read_object`.
     """
     found: list[tuple[int | None, dict[str, Any]]] = []
     for path in sorted(_files(run.path / FOLDER), key=lambda one: int(one.stem)):
@@ -69,16 +71,4 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise LuminaError(
-            "E104", f"{path} cannot be read: {error.strerror}", "check the path"
-        ) from error
-    except ValueError as error:
-        raise LuminaError(
-            "E101", f"{path} is not JSON: {error}", "restore it"
-        ) from None
-    if not isinstance(values, dict):
-        raise LuminaError("E101", f"{path} is no JSON object", "restore the file")
-    return values
+    return read_object(path, "restore the file")

@@ -6,7 +6,6 @@ tokenizer_config.json, does. Without it GPT-2's way is taken: such files had it 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from lumina.data.tokenizer_makes.byte_bpe import add_tokens, byte_level
 from lumina.data.tokenizer_makes.cuts import cuts
 from lumina.data.tokenizer_makes.make import Make, Stored, broken
 from lumina.errors import LuminaError
+from lumina.json_objects import read_object
 
 _FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
 _WAYS = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}
@@ -63,11 +63,7 @@ def _vocabulary(path: Path) -> dict[str, int]:
 def _config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise broken(path, f"not JSON: {error}") from None
-    return values if isinstance(values, dict) else {}
+    return read_object(path, "fetch the file again")
 
 
 def _merges(path: Path, vocabulary: dict[str, int]) -> list[tuple[str, str]]:

@@ -5,7 +5,6 @@ Only JSON and safetensors are read, and no file outside the folder's own names.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lumina.errors import LuminaError
+from lumina.json_objects import read_object
 from lumina.ops.low_bits.codec import Packed
 from lumina.state.huggingface.names import IGNORED
 from lumina.state.readable import require_readable
@@ -241,26 +241,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """A file that holds one JSON object.
 
     Raises:
-        LuminaError: E104, E106 or E101.
+        LuminaError: as `lumina.json_objects.read_object`.
     """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LuminaError(
-            "E104",
-            f"{path}: there is no such file",
-            "name the folder of a model, which has this file",
-        ) from None
-    except PermissionError:
-        raise LuminaError(
-            "E106", f"{path}: no permission to read", "check its permissions"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise LuminaError(
-            "E101", f"{path}: not JSON: {error}", "fetch or export the folder again"
-        ) from None
-    if not isinstance(values, dict):
-        raise LuminaError(
-            "E101", f"{path}: not a JSON object", "fetch or export the folder again"
-        )
-    return values
+    return read_object(
+        path,
+        "fetch or export the folder again",
+        absent="name the folder of a model, which has this file",
+    )
