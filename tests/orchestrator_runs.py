@@ -63,6 +63,7 @@ class Made:
         confidence: float = 0.95,
         severity: Any = "warning",
         over: int = 0,
+        next_reading: int | None = 1,
     ) -> Made:
         """Some steps with these losses, and in each of them these findings."""
         for _ in range(steps):
@@ -79,6 +80,7 @@ class Made:
                     confidence,
                     f"{name} was made",
                     {"steps": over} if over else {},
+                    next_reading=next_reading,
                 )
                 for name in found
             ]

@@ -11,13 +11,14 @@ import json
 import lzma
 import math
 import random
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 from lumina.train.health.check import CHECKS
 from lumina.train.health.checks.experts import ExpertImbalance
-from lumina.train.health.watching import HOLDS
+from lumina.train.health.watching import HOLDS, Watching
 from lumina.train.health.window import falls, line
 from lumina.train.rules import RunningRules, with_rules
 from lumina.train.rules.training_health import TrainingHealth
@@ -217,6 +218,24 @@ def test_a_leak_is_told_of_before_the_memory_is_full():
     assert "memory_leak" not in named(rows)
     assert line([1.0, 3.0, 5.0]) == pytest.approx((2.0, 1.0))
     assert line([1.0, 1.0]) == (0.0, 0.0)
+
+
+def test_a_finding_says_when_its_check_judges_again():
+    """Experts are judged a window at a time, held-out losses at evaluations."""
+    watching = Watching.of(tiny_plan(steps=300, moe=True))
+    rows = [
+        {"step": step, "loss": 4.0, "loss_tokens": 999, "moe.load": [[0.97, 0.03, 0.0]]}
+        for step in range(1, 121)
+    ]
+    found = [x for row in rows for x in watching.see(row) if "expert" in x.anomaly]
+    steps = sorted({x.step for x in found})
+    assert (
+        {x.next_reading for x in found} == {25} == {b - a for a, b in pairwise(steps)}
+    )
+    for step, loss in ((130, 2.0), (140, 3.0), (150, 4.0)):
+        watching.see({"step": step, "loss": 4.0 - step / 100})
+        found = watching.see_evaluation(step, {"eval_loss": loss})
+    assert [(x.anomaly, x.next_reading) for x in found] == [("overfitting", None)]
 
 
 @pytest.mark.covers("MON-08: imbalance", "ORC-09")

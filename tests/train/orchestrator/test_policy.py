@@ -46,6 +46,32 @@ def test_an_anomaly_that_heals_is_left_alone() -> None:
     assert outcome["text"].startswith(said) and "without it" not in outcome["text"]
 
 
+@pytest.mark.parametrize(
+    ("anomaly", "next_reading", "judged"),
+    [("expert_imbalance", 20, 60), ("overfitting", None, 61)],
+)
+def test_what_is_left_alone_is_watched_until_its_check_has_judged_again(
+    anomaly: str, next_reading: int | None, judged: int
+) -> None:
+    """A window, or an evaluation, of 20 steps; the cooldown is 5."""
+
+    def left_alone() -> Made:
+        made = Made().run(39, falling)
+        made.values["eval_every"] = 20
+        return made.run(1, falling, anomaly, next_reading=next_reading)
+
+    found = left_alone().run(19, falling)
+    assert (found.decided(), found.outcomes()) == ([(40, "nothing")], [])
+    found.run(1, falling, anomaly, next_reading=next_reading)
+    step, _, outcome = next(x for x in found.told if x[1] == "decision_outcome")
+    assert (step, outcome["verdict"]) == (60, "same")
+    assert f"{anomaly} was found again in 1 step" in outcome["text"]
+    # The row of the step of an evaluation is judged before its findings are known.
+    healed = left_alone().run(21, falling)
+    step, _, outcome = healed.told[-1]
+    assert (step, outcome["verdict"]) == (judged, "better")
+
+
 def test_actions_with_the_same_objection_are_named_together() -> None:
     made = Made(pinned=("learning_rate", "max_grad_norm")).run(20, falling)
     made.run(60, lambda _: 4.0, "oscillation")

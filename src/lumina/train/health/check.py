@@ -44,6 +44,9 @@ class Check:
         prior: how sure it is where its evidence only just reaches the threshold.
         of_a_rank: it reads figures that differ between the processes of a run, such as
             seconds and bytes, so that no rule that changes the run may use it.
+        reads_every: steps from one judgement of rows to the next: 1 where it looks at
+            every row afresh, a window where it judges a window at a time. An alarm that
+            was not raised between two of them says nothing.
         memory: what it remembers.
     """
 
@@ -52,6 +55,7 @@ class Check:
     rule: ClassVar[str]
     prior: ClassVar[float] = 0.8
     of_a_rank: ClassVar[bool] = False
+    reads_every: int = 1
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan

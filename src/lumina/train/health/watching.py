@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from lumina.plan.plan import Plan
@@ -80,6 +80,8 @@ class Finding:
         text: a sentence for a person, with the figures that led to it.
         evidence: the figures.
         new: the alarm did not hold yet in the step before, or was less severe.
+        next_reading: steps after which the check has judged again; None: at the next
+            evaluation.
     """
 
     anomaly: str
@@ -89,6 +91,7 @@ class Finding:
     text: str
     evidence: Mapping[str, float] = field(default_factory=dict)
     new: bool = True
+    next_reading: int | None = 1
 
 
 class Watching:
@@ -145,7 +148,10 @@ class Watching:
         self._phases.see(row)
         self.outlook.see(row)
         found = ((name, check.see(row)) for name, check in self.checks.items())
-        return self._found(step, found)
+        return [
+            replace(finding, next_reading=self.checks[finding.anomaly].reads_every)
+            for finding in self._found(step, found)
+        ]
 
     def see_evaluation(self, step: int, metrics: Mapping[str, Any]) -> list[Finding]:
         """Show an evaluation after `step` steps to every check; see `see`."""
@@ -154,7 +160,9 @@ class Watching:
             (name, check.see_evaluation(step, metrics))
             for name, check in self.checks.items()
         )
-        return self._found(step, found)
+        return [
+            replace(finding, next_reading=None) for finding in self._found(step, found)
+        ]
 
     def changed(self, name: str, value: Any) -> None:
         """Show every check that a control has another value now."""

@@ -47,6 +47,7 @@ class Measuring:
         change: Change | None,
         pause: int,
         without: Sequence[list[float]] = (),
+        until: int = 0,
     ) -> None:
         """Begin to measure what comes of a decision.
 
@@ -55,16 +56,19 @@ class Measuring:
             change: that it led to; None where it is to change nothing.
             pause: steps that are not measured.
             without: (step, loss) of a branch of the run in which nothing was changed.
+            until: steps from now within which nothing is judged yet.
         """
         measures = ACTIONS[decision.action].measures
         curve = forecast(self.memory["losses"], self.memory["phase"])
         begun = self.memory["step"]
+        least = max(self.limits.cooldown_steps, figures.ENOUGH.get(measures, 3))
         self.memory["trial"] = Trial(
             number=decision.number,
             anomaly=decision.anomaly,
             action=decision.action,
             begin=begun + pause + 1,
-            wanted=max(self.limits.cooldown_steps, figures.ENOUGH.get(measures, 3)),
+            wanted=max(least, until - pause),
+            enough=least,
             expected=None if curve is None else curve.to_dict(),
             change=None if change is None else change.id,
             control=decision.control,

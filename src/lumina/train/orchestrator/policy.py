@@ -222,7 +222,7 @@ class Policy:
     def _follow(self, choice: Choice, finding: Finding, now: Now) -> Proposal | None:
         """Decide as was chosen; in shadow mode a change is only recorded."""
         if choice.proposal is None:
-            self._leave(finding, choice.why)
+            self._leave(finding, choice.why, now)
             return None
         action, sure = choice.action, self.choosing.sure(finding, choice.action)
         self.episodes.take(finding.anomaly, action.name)
@@ -246,14 +246,21 @@ class Policy:
         self.memory["asked"] = decision.to_dict()
         return proposal
 
-    def _leave(self, finding: Finding, why: str) -> None:
-        """Decide to change nothing, and watch whether the anomaly heals."""
+    def _leave(self, finding: Finding, why: str, now: Now) -> None:
+        """Decide to change nothing, and watch whether the anomaly heals.
+
+        It is watched until its check has judged once more at least: a check that is
+        silent between two windows, or two evaluations, has not found that it healed.
+        """
         reason = f"nothing is changed: {finding.text} ({why})"
         action = ACTIONS[NOTHING]
         decision = self._decision(finding, action, finding.confidence, reason)
         decision = self.ledger.decided(decision)
         if self.memory["trial"] is None:
-            self.measuring.begin(decision, None, self.limits.settling)
+            reading = finding.next_reading
+            if reading is None:  # an evaluation, which comes after the row of its step
+                reading = int(now("eval_every")) + 1
+            self.measuring.begin(decision, None, self.limits.settling, until=reading)
 
     def _decision(
         self, finding: Finding, action: Action, sure: float, reason: str

@@ -45,6 +45,8 @@ class Trial:
         measures: what says whether it has helped; where it is not the loss, `losses`
             holds those figures.
         before: the same of steps before the change, where it is not the loss.
+        enough: losses after which a run that was left alone is judged as soon as the
+            anomaly is found again; None: `wanted`.
     """
 
     number: int
@@ -62,6 +64,7 @@ class Trial:
     without: list[list[float]] = field(default_factory=list)
     measures: Measured = "loss"
     before: list[float] = field(default_factory=list)
+    enough: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `Trial(**values)` is the inverse."""
@@ -79,7 +82,10 @@ class Trial:
     @property
     def complete(self) -> bool:
         """Whether enough steps were measured."""
-        return len(self.losses) + self.broken >= self.wanted
+        wanted = self.wanted
+        if self.is_nothing and self.again and self.enough is not None:
+            wanted = self.enough
+        return len(self.losses) + self.broken >= wanted
 
     @property
     def is_nothing(self) -> bool:

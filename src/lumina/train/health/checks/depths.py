@@ -31,7 +31,7 @@ class DepthRouting(Check):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self.window = window_of(plan)
+        self.window = self.reads_every = window_of(plan)
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare accuracy and ratio of the last rows, once in a window."""

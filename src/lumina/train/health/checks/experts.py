@@ -36,6 +36,7 @@ class ExpertLoads(Check):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.window = min(window_of(plan), max(plan.steps // PARTS, LEAST))
+        self.reads_every = self.window
         self.top_k = plan.spec.moe.top_k if plan.spec.moe else 1
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:

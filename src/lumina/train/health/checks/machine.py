@@ -54,6 +54,7 @@ class MemoryLeak(Check):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.stride = min(max(plan.steps // (3 * self.points), 1), self.most)
+        self.reads_every = self.stride
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """A mean of a stretch, and a line through the last twenty of them."""
@@ -100,7 +101,7 @@ class Performance(Check):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self.window = window_of(plan)
+        self.window = self.reads_every = window_of(plan)
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare a window with those before, which a slow one does not enter."""
@@ -154,7 +155,7 @@ class DataWait(Check):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self.window = window_of(plan)
+        self.window = self.reads_every = window_of(plan)
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Add up once in a window."""

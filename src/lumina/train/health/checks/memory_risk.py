@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lumina.plan.plan import Plan
 from lumina.quantities import share as in_percent
 from lumina.train.health.check import Alarm, Check, mean, number, register_check
 
@@ -35,6 +36,10 @@ class MemoryRisk(Check):
         "of the memory above that of the 10 steps before, after the first 10; the "
         "confidence is 0.7 at 85% and 1 at 100%"
     )
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.reads_every = self.window
 
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare two windows whenever one is full."""

@@ -89,6 +89,10 @@ class AttentionLogits(Check):
         "half of a window is 2 standard errors below that of the first)"
     )
 
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.reads_every = plan.measures.get("attention_logits", 1)
+
     def see(self, row: Mapping[str, Any]) -> Alarm | None:
         """Compare the last rows with those before."""
         if (loss := number(row, "loss")) is not None:

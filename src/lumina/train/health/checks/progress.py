@@ -40,7 +40,7 @@ class LevelLoss(Check):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
-        self.window = max(10, plan.steps // 20)
+        self.window = self.reads_every = max(10, plan.steps // 20)
 
     def applies(self, row: Mapping[str, Any]) -> bool:
         """Whether a level loss means this."""

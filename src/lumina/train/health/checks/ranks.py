@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from lumina.plan.plan import Plan
 from lumina.quantities import byte_size
 from lumina.quantities import share as in_percent
 from lumina.train.health.check import Alarm, Check, median, number, register_check
@@ -38,6 +39,10 @@ class OfRanks(Check):
 
     keys: ClassVar[tuple[str, ...]] = ()
     rows: ClassVar[int] = ROWS
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.reads_every = plan.measures.get("ranks", 1)
 
     def of_rows(self, figures: Sequence[float]) -> float:
         """One figure out of those that a rank has in the rows: the shortest time."""
