@@ -10,10 +10,16 @@ from lumina.assemble.source import StateSource
 from lumina.data.store import TokenStore
 from lumina.measure.live_bytes import LiveBytes
 from lumina.optim.declared import chosen_optimizer, known_optimizers
+from lumina.train.looks.gradient_variance import GradientVariance
+from lumina.train.looks.update_rms import UpdateRms
+from lumina.train.looks.weight_changes import WeightChanges
+from lumina.train.step import train_step
+from lumina.train.watch import Watch
 from programs import joined, stream_of, take_steps, tiny_plan
 
 STAGES = ("zero1", "zero2", "fsdp2")
 FIRST, THEN = 3, 2
+LOOKED = (WeightChanges, UpdateRms, GradientVariance)
 SETTINGS = {
     "float32": {"max_grad_norm": 0.5, "ema_decay": 0.9},
     "recomputed": {"compute_dtype": "bfloat16", "gradient_checkpointing": "full"},
@@ -115,6 +121,7 @@ def two_stages(rank, place, folder, results):
         for way in ("zero2", "fsdp2")
         for when in ("step", "micro_batch")
     }
+    found["persistent"] = _small_whole(stream, ranks)
     found["beside"] = {
         (way, where): _two_steps(way, stream, ranks, optimizer_states_in=where)
         for way in ("zero1", "fsdp2")
@@ -135,6 +142,62 @@ def two_stages(rank, place, folder, results):
     ranks.barrier()
     results.put((rank, found))
     ranks.disconnect()
+
+
+def rows_of_looks(program, stream):
+    """What looks at gradients and weights say of one more step of the first rows."""
+    batches = stream.step(
+        dict(stream.start),
+        rank=program.mesh.data.rank,
+        data_ranks=program.mesh.data.size,
+        micro_batch_size=program.plan.micro_batch_size,
+    )
+    watch = Watch([look(program, batches) for look in LOOKED])
+    train_step(program, batches, FIRST + THEN, watch=watch)
+    found = {}
+    for look in watch.looks:
+        found |= look.row([] if look.values() is None else look.values().tolist())
+    return found
+
+
+def _small_whole(stream, ranks):
+    """Three steps of stage 3 whose small parameters are whole on every rank."""
+    below = {"stage3_param_persistence_threshold": 2000}
+    changes = {"max_grad_norm": 0.5}
+    plan = plan_of("fsdp2", **changes, **below)
+    program = assemble(plan, ranks=ranks)
+    numbers, progress = take_steps(program, stream, FIRST)
+    state = capture(program, progress, everything=True)
+    begun = Progress(progress.step, cursor=progress.cursor)
+    ahead, weights = digits(program, progress, stream)
+    looked = rows_of_looks(program, stream)
+    sizes = {
+        name: (one.numel(), hasattr(one, "placements"))
+        for name, one in program.network.named_parameters()
+    }
+    held = program.held
+    program.close()
+    found = {
+        "numbers": numbers.tolist(),
+        "ahead": ahead.tolist(),
+        "state": shown(state)[0],
+        "sizes": sizes,
+        "held": held,
+        "looked": looked,
+        "weights": weights,
+    }
+    for name, again in (("same", below), ("divided", {})):
+        program = assemble(
+            plan_of("fsdp2", **changes, **again),
+            StateSource(state),
+            ranks=ranks,
+            meta=state,
+        )
+        here = Progress(begun.step, cursor=begun.cursor)
+        numbers, weights = digits(program, here, stream)
+        found[name] = numbers.tolist()
+        program.close()
+    return found
 
 
 def _two_steps(way, stream, ranks, **changes):

@@ -93,14 +93,6 @@ def test_a_file_becomes_options(tmp_path: Path) -> None:
         ({"zero_optimization": {"stage": 3, "reduce_bucket_size": 9}}, "a block"),
         ({"zero_optimization": {"stage": 2, "overlap_comm": False}}, "overlap_comm"),
         (
-            {
-                "zero_optimization": {
-                    "stage": 3, "stage3_param_persistence_threshold": 10000,
-                }
-            },
-            "stage3_param_persistence_threshold",
-        ),
-        (
             {"zero_optimization": {"stage": 3, "offload_param": {"device": "cpu"}}},
             "--weights-in",
         ),
@@ -117,6 +109,14 @@ def test_what_has_no_counterpart_is_refused_by_name(
     with pytest.raises(LuminaError) as caught:
         translated(item)
     assert caught.value.code == "E002" and said in caught.value.message
+
+
+@pytest.mark.covers("DST-04: stage3_param_persistence_threshold 10000")
+def test_small_parameters_stay_whole_in_stage_3() -> None:
+    option = "stage3_param_persistence_threshold"
+    found = translated({"zero_optimization": {"stage": 3, option: 1e4}})
+    assert found == {"parallel": "fsdp2", option: 10_000}
+    assert option not in translated({"zero_optimization": {"stage": 2, option: 1e4}})
 
 
 def test_all_of_what_is_refused_is_named_at_once() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from lumina.errors import LuminaError
 from lumina.plan.compressing import exchanged_bytes
+from lumina.plan.count import count_small
 from lumina.plan.exchanging import messages_of
 from lumina.quantities import byte_size
 from machines import gpu, plan_for
@@ -54,6 +55,28 @@ def messages(runs: Runs) -> None:
         for way in ("ddp", "zero2", "fsdp2"):
             options = {"parallel": way, "global_batch_size": 8, name: value}
             assert name in _refused(runs.config(**options))
+
+
+@shows("stage3_param_persistence_threshold")
+def persistent(runs: Runs) -> None:
+    """That ranks learn what one process learns is in tests/parallel."""
+    name = "stage3_param_persistence_threshold"
+
+    def plan(way: str, below: int) -> Any:
+        options = {"parallel": way, "global_batch_size": 8, name: below}
+        return plan_of_two(runs.config(**options))
+
+    divided, norms = plan("fsdp2", 0), plan("fsdp2", 100)
+    small = count_small(norms.spec, (), 100)
+    assert 0 < small < norms.parameters // 20
+    for part, size in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
+        assert norms.memory[part] - divided.memory[part] == size * small // 2
+    assert plan("auto", 100).parallel == "fsdp2"
+    for way in ("ddp", "zero1", "zero2"):
+        options = {"parallel": way, "global_batch_size": 8, name: 100}
+        assert name in _refused(runs.config(**options))
+    alone = plan_for(runs.config(**{name: 100}))
+    assert any(name in text for text in alone.warnings)
 
 
 @pytest.mark.covers("DST-08: gradient_compression")

@@ -13,7 +13,15 @@ from lumina.plan.costs.state import state_bytes
 from lumina.plan.figures import layout_of
 from programs import conversations, stream_of, take_steps, tiny_plan, told_state
 from training import in_processes
-from zero_ranks import BF16, FIRST, SETTINGS, THEN, plan_of, two_stages
+from zero_ranks import (
+    BF16,
+    FIRST,
+    SETTINGS,
+    THEN,
+    plan_of,
+    rows_of_looks,
+    two_stages,
+)
 
 pytestmark = pytest.mark.thorough
 
@@ -44,6 +52,46 @@ def test_losses_and_clipped_norms_are_those_of_one_process(store, two, setting) 
     for rank in two.values():
         found = torch.tensor(rank[setting]["numbers"])
         torch.testing.assert_close(found, wanted, rtol=close, atol=close)
+
+
+def test_small_parameters_stay_whole_and_learn_as_in_one_process(store, two) -> None:
+    """Their gradients are averaged, and count once in the norm that clips."""
+    plan = alone({"max_grad_norm": 0.5})
+    program = assemble(plan)
+    wanted, progress = take_steps(program, stream_of(store), FIRST)
+    assert (wanted[:, 1] > 0.5).all()
+    ones = [two[rank]["persistent"] for rank in (0, 1)]
+    for one in ones:
+        torch.testing.assert_close(
+            torch.tensor(one["numbers"]), wanted, rtol=1e-5, atol=1e-5
+        )
+        for size, sharded in one["sizes"].values():
+            assert sharded == (size >= 2000)
+        assert {sharded for _, sharded in one["sizes"].values()} == {True, False}
+        assert one["same"] == one["ahead"]
+        torch.testing.assert_close(
+            torch.tensor(one["divided"]),
+            torch.tensor(one["ahead"]),
+            rtol=1e-5,
+            atol=1e-5,
+        )
+        changes = {"stage3_param_persistence_threshold": 2000, "micro_batch_size": 4}
+        planned = plan_of("fsdp2", **changes)
+        counted = state_bytes(planned.spec, layout_of(planned))
+        assert one["held"]["model"] == pytest.approx(counted["weights"], rel=1e-3)
+        assert one["held"]["optimizer"] == pytest.approx(counted["optimizer"], rel=1e-3)
+        assert one["held"]["gradient"] == pytest.approx(counted["gradients"], rel=1e-3)
+    for name, value in program.network.named_parameters():
+        if name in ones[0]["state"]:
+            found = torch.from_numpy(ones[0]["state"][name])
+            torch.testing.assert_close(found, value.detach(), rtol=1e-4, atol=1e-5)
+    take_steps(program, stream_of(store), THEN, progress)
+    looked = rows_of_looks(program, stream_of(store))
+    assert ones[0]["looked"].keys() == looked.keys()
+    for key, value in looked.items():
+        assert ones[0]["looked"][key] == pytest.approx(value, rel=1e-3), key
+    mine, theirs = (one["weights"] for one in ones)
+    assert all((mine[name] == theirs[name]).all() for name in mine)
 
 
 @pytest.mark.parametrize("setting", list(SETTINGS))

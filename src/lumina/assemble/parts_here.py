@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 class PartsHere:
     """Which ranks hold the parts of a Program's parameters.
 
-    Where weights or states are divided, every parameter has a part on each rank. Where
-    experts are, theirs are divided over the ranks that share them, and everything else
-    is on each of those: there it counts on the first one only.
+    Where weights or states are divided, every parameter has a part on each rank, but for
+    small ones that stay whole on all of them (`Messages.persistent`). Where experts are,
+    theirs are divided over the ranks that share them, and everything else is on each of
+    those. What several ranks have whole counts on the first of them only.
 
     Args:
         program: whose parameters they are.
@@ -36,6 +37,8 @@ class PartsHere:
         self._once = False
         if program.divided:
             self.over = mesh.tokens
+            small = program.way.place.messages.persistent
+            self._once = small > 0 and mesh.tokens.rank > 0
         elif mesh.expert.size > 1:
             self.over = mesh.expert
             self._once = mesh.expert.rank > 0

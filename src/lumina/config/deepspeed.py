@@ -62,10 +62,10 @@ _ZERO_DEFAULTS = {
     "stage3_prefetch_bucket_size": 50_000_000,
     "stage3_max_live_parameters": 1_000_000_000,
     "stage3_max_reuse_distance": 1_000_000_000,
-    "stage3_param_persistence_threshold": 100_000,
     "stage3_model_persistence_threshold": math.inf,
 }
 """What stage 3 gathers ahead and keeps; in DeepSpeed by size, here block by block."""
+_PERSISTENT = "stage3_param_persistence_threshold"
 _BUCKETS = ("reduce_bucket_size", "allgather_bucket_size")
 _BUCKET = 500_000_000
 _SWITCHED = (
@@ -187,6 +187,8 @@ def _zero(name: str, beside: Mapping[str, Any]) -> Callable[[Any], Found]:
         return lambda value: _holds(name, value, _ZERO_BY_ITSELF[name])
     if name in _ZERO_DEFAULTS:
         return lambda value: _gathers(value, _ZERO_DEFAULTS[name], stage)
+    if name == _PERSISTENT:
+        return lambda value: _persistent(value, stage)
     if name in _BUCKETS:
         return lambda value: _bucket(name, value, stage)
     return {
@@ -223,11 +225,16 @@ def _bucket(name: str, value: Any, stage: Any) -> Found:
         raise _RefusedError("a message of stages 2 and 3 is a block of the model")
 
 
+def _persistent(value: Any, stage: Any) -> Found:
+    """The same option here, of stage 3."""
+    if stage == 3:
+        yield _PERSISTENT, int(value)
+
+
 def _gathers(value: Any, default: float, stage: Any) -> Found:
     if stage == 3 and value != default:
         raise _RefusedError(
-            "a block is gathered whole, its small parameters in the same message, and "
-            "the next one while it computes"
+            "a block is gathered whole, and the next one while it computes"
         )
     return
     yield

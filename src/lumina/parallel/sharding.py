@@ -37,15 +37,48 @@ def shard(place: Place, *, stays_gathered: bool = False) -> None:
         reduce_dtype=torch.float32,
         cast_forward_inputs=False,
     )
+    ignored = set(place.whole) | persistent(place)
     for block in network.backbone.blocks:
         fully_shard(
             block,
             mesh=mesh,
             mp_policy=policy,
             reshard_after_forward=not stays_gathered,
+            ignored_params=ignored,
         )
-    fully_shard(network, mesh=mesh, mp_policy=policy, ignored_params=set(place.whole))
+    fully_shard(network, mesh=mesh, mp_policy=policy, ignored_params=ignored)
     register_fsdp_forward_method(network, "logits")
+
+
+def persistent(place: Place) -> set[nn.Parameter]:
+    """The parameters that stay whole because they are small; float32 on every rank."""
+    most = place.messages.persistent
+    parameters = set(place.network.parameters()) - place.whole
+    return {one for one in parameters if one.numel() < most}
+
+
+@torch.no_grad()
+def average_whole(place: Place) -> None:
+    """Make the gradients of those parameters their mean over the ranks, in one message.
+
+    One that no token of this rank has used adds zero.
+    """
+    small = persistent(place)
+    trained = [
+        one for one in place.network.parameters() if one in small and one.requires_grad
+    ]
+    if not trained:
+        return
+    for one in trained:
+        if one.grad is None:
+            one.grad = torch.zeros_like(one)
+    gradients = [one.grad for one in trained if one.grad is not None]
+    ranks = place.mesh.tokens
+    mean = ranks.sum_(torch.cat([one.view(-1) for one in gradients])).div_(ranks.size)
+    at = 0
+    for one in gradients:
+        one.view(-1).copy_(mean[at : at + one.numel()])
+        at += one.numel()
 
 
 def device_mesh(place: Place) -> DeviceMesh:

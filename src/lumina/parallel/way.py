@@ -35,6 +35,8 @@ class Messages:
             the backward pass goes on.
         every_pass: where weights are sharded, gradients are reduced in every backward
             pass, and not only in the last of a step.
+        persistent: where weights are sharded, parameters of fewer elements than that
+            stay whole on every rank.
         low_rank: columns of the factors in which gradients are exchanged
             (`lumina.parallel.low_rank`); 0: they are exchanged whole.
         low_rank_from: completed steps from which they are.
@@ -44,6 +46,7 @@ class Messages:
     gathered: int = 2**24
     overlap: bool = True
     every_pass: bool = False
+    persistent: int = 0
     low_rank: int = 0
     low_rank_from: int = 0
 
@@ -63,6 +66,7 @@ class Exchanged:
         trained: parameters that train.
         element: bytes of a number in the compute type.
         messages: how it is sent.
+        persistent: parameters that train and stay whole, by `Messages.persistent`.
     """
 
     block: int
@@ -71,6 +75,7 @@ class Exchanged:
     trained: int
     element: int
     messages: Messages = MESSAGES
+    persistent: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class Conditions:
         messages_asked: options of its own messages that were set.
         reduces_each: whether gradients are to be reduced after every micro-batch.
         low_rank: as of `Messages`.
+        persistent: likewise.
     """
 
     spec: ModelSpec
@@ -101,6 +107,7 @@ class Conditions:
     messages_asked: tuple[str, ...] = ()
     reduces_each: bool = False
     low_rank: int = 0
+    persistent: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,8 @@ class Way:
             of its own, its gradients are those of its own rows, and `merge` makes one
             model of all.
         buckets: whether gradients are exchanged in pieces of `Place.bucket_mb`.
+        keeps_small: whether it can keep small parameters whole, as
+            `Messages.persistent` says.
         takes_apart: whether it can exchange gradients as `Messages.low_rank` says.
         low_rank: what does so in an object of it, from `settle` on; None: nothing.
         divides_experts: whether it can leave each rank of `mesh.expert` a part of the
@@ -174,6 +183,7 @@ class Way:
     masters_apart: ClassVar[bool] = False
     synchronised: ClassVar[bool] = True
     buckets: ClassVar[bool] = False
+    keeps_small: ClassVar[bool] = False
     takes_apart: ClassVar[bool] = False
     low_rank: LowRank | None = None
     divides_experts: ClassVar[bool] = False
@@ -225,6 +235,11 @@ class Way:
             return (
                 "has every gradient on its own rows only, or exchanges none: "
                 "gradient_compression powersgd needs whole ones, as ddp has"
+            )
+        if conditions.persistent and cls.several and not cls.keeps_small:
+            return (
+                "gathers no weights while it computes, or all of them once a step: "
+                "stage3_param_persistence_threshold is for fsdp2"
             )
         return None
 

@@ -115,6 +115,21 @@ def trainable(spec: ModelSpec, freeze: Sequence[str]) -> list[Declared]:
     return [one for one in parameters(spec) if one.name not in frozen]
 
 
+def count_small(spec: ModelSpec, freeze: Sequence[str] | None, below: int) -> int:
+    """Parameters in tensors of fewer elements than `below`.
+
+    Args:
+        spec: the shape.
+        freeze: patterns of tensors that do not train, which are not counted; None: all
+            are.
+        below: elements.
+    """
+    if not below:
+        return 0
+    these = parameters(spec) if freeze is None else trainable(spec, freeze)
+    return sum(one.size for one in these if one.size < below and not one.sparse)
+
+
 def count_exchanged(spec: ModelSpec, freeze: Sequence[str], rank: int) -> Amount:
     """What gradients take when ranks that hold whole weights exchange them, in numbers.
 

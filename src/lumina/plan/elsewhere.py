@@ -12,7 +12,7 @@ from lumina.plan.compressing import decide_compression
 from lumina.plan.costs.layout import Layout
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.environment import Environment
-from lumina.plan.exchanging import MESSAGE_OPTIONS, messages_of
+from lumina.plan.exchanging import MESSAGE_OPTIONS, PERSISTENT, messages_of
 from lumina.quantities import byte_size
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def decide_offload(config: Config, spec: ModelSpec, decisions: Decisions) -> Non
         "feedforward_tile",
         "attention_head_groups",
         *MESSAGE_OPTIONS,
+        PERSISTENT,
     ):
         value = config.get(field)
         value = "" if value is None else value

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 MESSAGE_OPTIONS = ("overlap_comm", "reduce_bucket_size", "allgather_bucket_size")
 """Options of a way that forms messages of its own."""
 
+PERSISTENT = "stage3_param_persistence_threshold"
+"""The option of a way that keeps small parameters whole."""
+
 EACH = "micro_batch"
 """Of `gradients_reduced`: after every backward pass."""
 
@@ -31,6 +34,7 @@ def messages_of(plan: Plan) -> Messages:
         gathered=plan.allgather_bucket_size,
         overlap=plan.overlap_comm,
         every_pass=plan.gradients_reduced == EACH,
+        persistent=plan.stage3_param_persistence_threshold,
         low_rank=plan.gradient_compression_rank if compresses(plan) else 0,
         low_rank_from=plan.gradient_compression_start,
     )
@@ -45,6 +49,7 @@ def asked_of_exchange(config: Config) -> dict[str, Any]:
         ),
         "reduces_each": config.exchange.gradients_reduced == EACH,
         "low_rank": asked_rank(config),
+        "persistent": config.get(PERSISTENT),
     }
 
 

@@ -223,6 +223,7 @@ def _communication_bytes(spec: ModelSpec, layout: Layout) -> int:
             trained=layout.trained(spec),
             element=BYTES[layout.compute_dtype],
             messages=layout.messages,
+            persistent=layout.small(spec),
         )
     )
 

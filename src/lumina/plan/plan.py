@@ -93,6 +93,7 @@ class Plan:
         overlap_comm: as of `lumina.parallel.way.Messages.overlap`.
         reduce_bucket_size: as of its `reduced`.
         allgather_bucket_size: as of its `gathered`.
+        stage3_param_persistence_threshold: as of its `persistent`.
         gradient_compression: "powersgd" where gradients are exchanged as products of
             narrow matrices (`lumina.parallel.low_rank`), or "none".
         gradient_compression_rank: columns of those matrices.
@@ -247,6 +248,7 @@ class Plan:
     overlap_comm: bool = True
     reduce_bucket_size: int = 2**24
     allgather_bucket_size: int = 2**24
+    stage3_param_persistence_threshold: int = 0
     gradient_compression: str = "none"
     gradient_compression_rank: int = 8
     gradient_compression_start: int = 0

@@ -36,6 +36,8 @@ def ways_to_share(
     if conditions.sizes.total == 1:
         if asked != AUTO and tried[0].several:
             decisions.warn(f"parallel {asked} has one process: nothing is shared")
+        if conditions.persistent:
+            decisions.warn("stage3_param_persistence_threshold: one process is whole")
         if unused := conditions.messages_asked:
             decisions.warn(f"{', '.join(unused)}: one process sends nothing")
         return [alone()]

@@ -48,6 +48,12 @@ class ExchangeSection(Section):
         ge=1,
         description="zero1: likewise, of the weights that processes give each other",
     )
+    stage3_param_persistence_threshold: int = Field(
+        0,
+        ge=0,
+        description="fsdp2: parameters of fewer elements, such as those of norms, stay "
+        "whole on every process and are never gathered; 0: all are divided",
+    )
     gradient_compression: Literal["none", "powersgd"] = Field(
         "none",
         description="ddp: powersgd exchanges gradients as products of two narrow "

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lumina.parallel.table import register_parallel
 from lumina.parallel.way import Exchanged, Way
@@ -20,12 +21,16 @@ class Sharded(Way):
     preference = 3
     stage = 3
     sharded = True
+    keeps_small = True
 
     @classmethod
     def communication_bytes(cls, what: Exchanged) -> int:
-        """Two gathered blocks and the root, and the gradients of one on their way."""
-        largest = max(what.block, what.root)
-        return what.element * (2 * what.block + what.root) + 4 * largest
+        """Two gathered blocks and the root, and the gradients of one on their way.
+
+        And those of the parameters that stay whole, in one message.
+        """
+        sent = max(what.block, what.root) + what.persistent
+        return what.element * (2 * what.block + what.root) + 4 * sent
 
     def wrap(self) -> None:
         """Shard in place."""
@@ -33,17 +38,21 @@ class Sharded(Way):
 
         shard(self.place)
 
-    def sync(self, last: bool) -> AbstractContextManager[None]:
+    @contextmanager
+    def sync(self, last: bool) -> Iterator[None]:
         """Gradients are reduced in the last backward, and add up locally before.
 
         Whole, so that all of them are on every rank until then; where messages are for
-        `every_pass`, each backward reduces its own, and their parts add up.
+        `every_pass`, each backward reduces its own, and their parts add up. Those of
+        parameters that stay whole are averaged after the last one.
         """
-        from lumina.parallel.sharding import synchronise_gradients
+        from lumina.parallel.sharding import average_whole, synchronise_gradients
 
         reduces = last or self.place.messages.every_pass
         synchronise_gradients(self.place.network, reduces)
-        return nullcontext()
+        yield
+        if last and self.place.messages.persistent:
+            average_whole(self.place)
 
     def after_evaluation(self) -> None:
         """Free weights that were kept for a backward pass that does not come."""

@@ -21,6 +21,7 @@ class GatheredOnce(Sharded):
     summary = "gradients and moments are divided, and weights gathered once a step"
     preference = 2
     stage = 2
+    keeps_small = False
 
     @classmethod
     def communication_bytes(cls, what: Exchanged) -> int:

@@ -17,7 +17,12 @@ from lumina.plan.costs.few_bits import stored_base
 from lumina.plan.costs.forward import BYTES
 from lumina.plan.costs.kept_bits import bytes_of_a_number
 from lumina.plan.costs.streamed import Streamed, streamed_weights
-from lumina.plan.count import count_exchanged, count_parameters, count_sparse
+from lumina.plan.count import (
+    count_exchanged,
+    count_parameters,
+    count_small,
+    count_sparse,
+)
 
 EARLY = "optimizer_in_backward"
 """The feature by which weights change in the backward pass."""
@@ -114,7 +119,14 @@ class Layout:
 
     def trained_here(self, spec: ModelSpec) -> float:
         """Parameters that train, as many of them as one device trains."""
-        return self.trained(spec) / self.parts
+        small = self.small(spec)
+        return small + (self.trained(spec) - small) / self.parts
+
+    def small(self, spec: ModelSpec) -> int:
+        """Parameters that train and stay whole on every rank, though others do not."""
+        if not chosen_way(self.parallel).keeps_small:
+            return 0
+        return count_small(spec, self.freeze, self.messages.persistent)
 
     def trained(self, spec: ModelSpec) -> int:
         """Parameters that train, on all devices together."""
@@ -125,9 +137,9 @@ class Layout:
     def states_here(self, spec: ModelSpec) -> int:
         """Bytes of the optimizers' states of what one device holds."""
         kept, whole = self.optimizer_states
-        trained = self.trained_here(spec)
+        divided = (kept - whole) * self.trained_here(spec)
         # Rounded first: the bytes are an average, so their sum has an error.
-        return math.ceil(round(((kept - whole) + whole * self.parts) * trained, 3))
+        return math.ceil(round(divided + whole * self.trained(spec), 3))
 
     def gradients_here(self, spec: ModelSpec) -> int:
         """Bytes of all gradients on one device.
@@ -140,7 +152,7 @@ class Layout:
         way = chosen_way(self.parallel)
         if way.divides_states:
             whole = self.accumulates and not self.messages.every_pass
-            adding = self.trained(spec) if whole else 0
+            adding = self.trained(spec) - self.small(spec) if whole else 0
             return math.ceil(4 * (self.trained_here(spec) + adding))
         half, held = BYTES[self.compute_dtype] == 2, self.weights_dtype != "float32"
         narrow = (held or (half and way.masters_apart)) and not self.accumulates

@@ -10,7 +10,12 @@ from lumina.parallel.table import chosen_way
 from lumina.plan.checkpointing import recomputes
 from lumina.plan.costs.forward import BYTES
 from lumina.plan.costs.layout import Layout
-from lumina.plan.count import block_parameters, count_parameters, count_sparse
+from lumina.plan.count import (
+    block_parameters,
+    count_parameters,
+    count_small,
+    count_sparse,
+)
 
 
 def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
@@ -40,20 +45,31 @@ def state_bytes(spec: ModelSpec, layout: Layout) -> dict[str, int]:
         weights = 2.0 * (total + _router_parameters(spec))
         master = 4.0 * spec.padded_vocab_size * spec.hidden_size
     elif not half:
-        weights, master = 4 * total / ranks, 0.0
+        weights, master = 4 * _here(spec, layout, total, ranks), 0.0
     elif way.masters_apart:
         # What is frozen stays float32, and so do routers: neither has a copy.
         copied = trainable - routers
         narrow = total - _router_parameters(spec) if spec.adapters else copied
         weights, master = 4.0 * total - 2 * narrow, 4.0 * copied / layout.parts
     else:
-        weights, master = float(_cast_bytes(spec, layout)), 4 * total / ranks
+        weights = float(_cast_bytes(spec, layout))
+        master = 4 * _here(spec, layout, total, ranks)
     return {
         "weights": math.ceil(weights) + 4 * (vectors + _kept_by_adapters(spec)),
         "master_weights": math.ceil(master),
         "gradients": layout.gradients_here(spec),
         "optimizer": layout.states_here(spec),
     }
+
+
+def _here(spec: ModelSpec, layout: Layout, total: int, ranks: int) -> float:
+    """Parameters of which a device holds float32 values, where weights are sharded.
+
+    Small ones may stay whole.
+    """
+    below = layout.messages.persistent if chosen_way(layout.parallel).keeps_small else 0
+    small = count_small(spec, None, below)
+    return small + (total - small) / ranks
 
 
 def _kept_by_adapters(spec: ModelSpec) -> int:
