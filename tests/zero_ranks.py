@@ -27,6 +27,14 @@ SETTINGS = {
     "one_pass": {"micro_batch_size": 4, "compute_dtype": "bfloat16"},
 }
 BF16 = {"compute_dtype": "bfloat16"}
+_BELOW = "stage3_param_persistence_threshold"
+WHOLE = {
+    "none": {_BELOW: 0, "micro_batch_size": 4},
+    "but_embeddings": {_BELOW: 10_000},
+    "in_bfloat16": {_BELOW: 10_000, "micro_batch_size": 4} | BF16,
+    "all": {_BELOW: 10**9, "micro_batch_size": 4},
+}
+"""Runs of stage 3, by which parameters stay whole."""
 
 
 def plan_of(parallel="zero1", moe=False, **changes):
@@ -122,6 +130,8 @@ def two_stages(rank, place, folder, results):
         for when in ("step", "micro_batch")
     }
     found["persistent"] = _small_whole(stream, ranks)
+    for name, changes in WHOLE.items():
+        found["persistent", name] = _whole_below(changes, stream, ranks)
     found["beside"] = {
         (way, where): _two_steps(way, stream, ranks, optimizer_states_in=where)
         for way in ("zero1", "fsdp2")
@@ -197,6 +207,24 @@ def _small_whole(stream, ranks):
         numbers, weights = digits(program, here, stream)
         found[name] = numbers.tolist()
         program.close()
+    return found
+
+
+def _whole_below(changes, stream, ranks):
+    """What steps say, and what a rank holds, where small parameters are whole."""
+    plan = plan_of("fsdp2", max_grad_norm=0.5, **changes)
+    program = assemble(plan, ranks=ranks)
+    numbers, progress = take_steps(program, stream, FIRST)
+    state = capture(program, progress, everything=True)
+    parameters = list(program.network.parameters())
+    found = {
+        "numbers": numbers.tolist(),
+        "state": shown(state)[0],
+        "whole": [p.numel() for p in parameters if not hasattr(p, "placements")],
+        "divided": [p.numel() for p in parameters if hasattr(p, "placements")],
+        "held": program.held,
+    }
+    program.close()
     return found
 
 

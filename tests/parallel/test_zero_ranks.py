@@ -18,12 +18,16 @@ from zero_ranks import (
     FIRST,
     SETTINGS,
     THEN,
+    WHOLE,
     plan_of,
     rows_of_looks,
     two_stages,
 )
 
 pytestmark = pytest.mark.thorough
+
+HELD = {"model": "weights", "optimizer": "optimizer", "gradient": "gradients"}
+"""What a Program holds, and the name of it in a plan."""
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +82,8 @@ def test_small_parameters_stay_whole_and_learn_as_in_one_process(store, two) -> 
         changes = {"stage3_param_persistence_threshold": 2000, "micro_batch_size": 4}
         planned = plan_of("fsdp2", **changes)
         counted = state_bytes(planned.spec, layout_of(planned))
-        assert one["held"]["model"] == pytest.approx(counted["weights"], rel=1e-3)
-        assert one["held"]["optimizer"] == pytest.approx(counted["optimizer"], rel=1e-3)
-        assert one["held"]["gradient"] == pytest.approx(counted["gradients"], rel=1e-3)
+        for kept, bytes_of in HELD.items():
+            assert one["held"][kept] == pytest.approx(counted[bytes_of], rel=1e-3)
     for name, value in program.network.named_parameters():
         if name in ones[0]["state"]:
             found = torch.from_numpy(ones[0]["state"][name])
@@ -92,6 +95,43 @@ def test_small_parameters_stay_whole_and_learn_as_in_one_process(store, two) -> 
         assert ones[0]["looked"][key] == pytest.approx(value, rel=1e-3), key
     mine, theirs = (one["weights"] for one in ones)
     assert all((mine[name] == theirs[name]).all() for name in mine)
+
+
+@pytest.mark.covers("DST-04: stage3_param_persistence_threshold 10000")
+@pytest.mark.parametrize("name", list(WHOLE))
+def test_however_many_stay_whole_training_is_that_of_one_process(
+    store, two, name
+) -> None:
+    """None, all but the embeddings, or all; the plan counts what a rank then holds."""
+    changes = WHOLE[name] | {"max_grad_norm": 0.5}
+    below = changes["stage3_param_persistence_threshold"]
+    program = assemble(alone(changes))
+    wanted, _ = take_steps(program, stream_of(store), FIRST)
+    assert (wanted[:, 1] > 0.5).all(), "every step is clipped"
+    close = 1e-5 if "compute_dtype" not in changes else 2e-2
+    plan = plan_of("fsdp2", **changes)
+    counted = state_bytes(plan.spec, layout_of(plan))
+    weighs = counted["master_weights"] or counted["weights"]  # of float32
+    weights = dict(program.network.named_parameters())
+    for one in (two[rank]["persistent", name] for rank in (0, 1)):
+        found = torch.tensor(one["numbers"])
+        torch.testing.assert_close(found, wanted, rtol=close, atol=close)
+        assert all(size < below for size in one["whole"])
+        assert all(size >= below for size in one["divided"])
+        assert bool(one["whole"]) == (below > 0) and len(weights) == len(
+            one["whole"] + one["divided"]
+        )
+        assert one["held"]["model"] == pytest.approx(weighs, rel=1e-3)
+        assert one["held"]["optimizer"] == pytest.approx(counted["optimizer"], rel=1e-3)
+        if plan.grad_accum == 1:
+            held = one["held"]["gradient"]
+            assert held == pytest.approx(counted["gradients"], rel=1e-3)
+        for key, found in one["state"].items():
+            if key in weights and close == 1e-5:
+                torch.testing.assert_close(
+                    torch.from_numpy(found), weights[key].detach(), rtol=10 * close,
+                    atol=close, msg=key,
+                )  # fmt: skip
 
 
 @pytest.mark.parametrize("setting", list(SETTINGS))

@@ -62,6 +62,7 @@ def test_automatic_leaves_alone_what_cannot_be_divided() -> None:
         (2, {"use_moe": False, "num_experts": None}, "the model has none"),
         (2, {"num_experts": 9}, "does not divide 9 experts"),
         (2, {"parallel": "fsdp2"}, "does not divide experts over processes"),
+        (2, {"stage3_param_persistence_threshold": 100}, "is for fsdp2"),
         (2, {"gradient_compression": "powersgd"}, "take apart gradients of experts"),
         (2, {"compile": True}, "known while a block runs"),
         (2, {"feedforward_tile": 16}, "tile by tile"),

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 class PartsHere:
     """Which ranks hold the parts of a Program's parameters.
 
-    Where weights or states are divided, every parameter has a part on each rank, but for
-    small ones that stay whole on all of them (`Messages.persistent`). Where experts are,
-    theirs are divided over the ranks that share them, and everything else is on each of
-    those. What several ranks have whole counts on the first of them only.
+    Where weights or states are divided, every parameter has a part on each rank, but
+    for small ones that stay whole on all of them (`Messages.persistent`). Where experts
+    are, theirs are divided over the ranks that share them, and everything else is on
+    each of those. What several ranks have whole counts on the first of them only.
 
     Args:
         program: whose parameters they are.

@@ -76,9 +76,9 @@ def average_whole(place: Place) -> None:
     ranks = place.mesh.tokens
     mean = ranks.sum_(torch.cat([one.view(-1) for one in gradients])).div_(ranks.size)
     at = 0
-    for one in gradients:
-        one.view(-1).copy_(mean[at : at + one.numel()])
-        at += one.numel()
+    for gradient in gradients:
+        gradient.view(-1).copy_(mean[at : at + gradient.numel()])
+        at += gradient.numel()
 
 
 def device_mesh(place: Place) -> DeviceMesh:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from lumina.parallel.table import register_parallel
 from lumina.parallel.way import Exchanged, Way
@@ -38,21 +38,27 @@ class Sharded(Way):
 
         shard(self.place)
 
-    @contextmanager
-    def sync(self, last: bool) -> Iterator[None]:
+    def sync(self, last: bool) -> AbstractContextManager[None]:
         """Gradients are reduced in the last backward, and add up locally before.
 
         Whole, so that all of them are on every rank until then; where messages are for
         `every_pass`, each backward reduces its own, and their parts add up. Those of
         parameters that stay whole are averaged after the last one.
         """
-        from lumina.parallel.sharding import average_whole, synchronise_gradients
+        from lumina.parallel.sharding import synchronise_gradients
 
         reduces = last or self.place.messages.every_pass
         synchronise_gradients(self.place.network, reduces)
-        yield
         if last and self.place.messages.persistent:
-            average_whole(self.place)
+            return self._averaging()
+        return nullcontext()
+
+    @contextmanager
+    def _averaging(self) -> Iterator[None]:
+        from lumina.parallel.sharding import average_whole
+
+        yield
+        average_whole(self.place)
 
     def after_evaluation(self) -> None:
         """Free weights that were kept for a backward pass that does not come."""

@@ -124,9 +124,12 @@ class Layout:
 
     def small(self, spec: ModelSpec) -> int:
         """Parameters that train and stay whole on every rank, though others do not."""
-        if not chosen_way(self.parallel).keeps_small:
-            return 0
-        return count_small(spec, self.freeze, self.messages.persistent)
+        return count_small(spec, self.freeze, self.whole_below)
+
+    @property
+    def whole_below(self) -> int:
+        """Elements of a parameter that does not stay whole; 0: none does."""
+        return self.messages.persistent if chosen_way(self.parallel).keeps_small else 0
 
     def trained(self, spec: ModelSpec) -> int:
         """Parameters that train, on all devices together."""

@@ -67,8 +67,7 @@ def _here(spec: ModelSpec, layout: Layout, total: int, ranks: int) -> float:
 
     Small ones may stay whole.
     """
-    below = layout.messages.persistent if chosen_way(layout.parallel).keeps_small else 0
-    small = count_small(spec, None, below)
+    small = count_small(spec, None, layout.whole_below)
     return small + (total - small) / ranks
 
 
@@ -90,17 +89,27 @@ def _cast_bytes(spec: ModelSpec, layout: Layout) -> int:
     """16-bit casts of float32 matrices that are alive at once.
 
     Under DDP autograd keeps every cast for the backward pass, except where blocks are
-    recomputed. Under FSDP2 the gathered weights are counted as communication.
+    recomputed. Under FSDP2 the gathered weights are counted as communication, and only
+    small ones that stay whole are cast as under DDP.
     """
-    if chosen_way(layout.parallel).sharded:
+    below = layout.whole_below if chosen_way(layout.parallel).sharded else math.inf
+    if not below:
         return 0
-    blocks = [block_size(spec, i) for i in range(spec.num_layers)]
+    blocks = [block_size(spec, i, below) for i in range(spec.num_layers)]
     kinds = recomputes(layout, len(blocks))
     again = [size for size, kind in zip(blocks, kinds, strict=True) if kind == "full"]
     cast = sum(blocks) - sum(again) + max(again, default=0)
-    return 2 * (cast + spec.padded_vocab_size * spec.hidden_size)
+    head = spec.padded_vocab_size * spec.hidden_size
+    return 2 * (cast + (head if head < below else 0))
 
 
-def block_size(spec: ModelSpec, layer: int) -> int:
-    """Parameters of one block, without those that decide which tokens it takes."""
-    return sum(one.size for one in block_parameters(spec, layer).values())
+def block_size(spec: ModelSpec, layer: int, below: float = math.inf) -> int:
+    """Parameters of one block, without those that decide which tokens it takes.
+
+    Args:
+        spec: the shape.
+        layer: of the block.
+        below: tensors of at least so many elements are not counted.
+    """
+    sizes = [one.size for one in block_parameters(spec, layer).values()]
+    return sum(size for size in sizes if size < below)
