@@ -62,8 +62,9 @@ def persistent(runs: Runs) -> None:
     """That ranks learn what one process learns is in tests/parallel."""
     name = "stage3_param_persistence_threshold"
 
-    def plan(way: str, below: int) -> Any:
+    def plan(way: str, below: int, precision: str = "fp32") -> Any:
         options = {"parallel": way, "global_batch_size": 8, name: below}
+        options["precision"] = precision
         return plan_of_two(runs.config(**options))
 
     divided, norms = plan("fsdp2", 0), plan("fsdp2", 100)
@@ -72,6 +73,8 @@ def persistent(runs: Runs) -> None:
     for part, size in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
         assert norms.memory[part] - divided.memory[part] == size * small // 2
     assert plan("auto", 100).parallel == "fsdp2"
+    casts = plan("fsdp2", 100, "bf16").memory["weights"]
+    assert 0 < casts <= 2 * small and not plan("fsdp2", 0, "bf16").memory["weights"]
     for way in ("ddp", "zero1", "zero2"):
         options = {"parallel": way, "global_batch_size": 8, name: 100}
         assert name in _refused(runs.config(**options))
