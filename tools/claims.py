@@ -5,12 +5,14 @@ A row that says that something was measured has its raw data in one of four ways
 - it names files of benchmarks/results, or a test that measures it again on each run;
 - the text above its table names files for all of its rows;
 - it is a row of "the same", and goes with the row above it;
-- benchmarks/results/claims.toml names files for it, or says why there are none.
+- benchmarks/results/claims.toml names files for it, or says why there are none; the
+  latter only of what was measured before 2026-12-01. Since then all is kept.
 
     python tools/claims.py            what stands behind each row
-    python tools/claims.py --check    fail where a row has nothing, where a file is
-                                      missing or named by no row, and where a speed
-                                      that a row gives is not in its files
+    python tools/claims.py --check    fail where a row has nothing, or is new and says
+                                      why, where a file is missing, holds nothing or is
+                                      named by no row, and where a speed that a row
+                                      gives is not in its files
     python tools/claims.py --write    the list of rows without raw results, in the page
 """
 
@@ -34,6 +36,10 @@ TABLE = RESULTS / "claims.toml"
 BEGIN = "<!-- rows without raw results, by tools/claims.py -->"
 END = "<!-- end of these rows -->"
 
+KEPT_SINCE = "2026-12-01"
+"""A row of this date or a later one has raw data: no reason excuses it."""
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _FILE = re.compile(r"\b([\w.-]+\.jsonl?(?:\.gz)?)\b")
 _TEST = re.compile(
     r"(?:pytest|-m pytest)[^|`]*\b(tests/[\w/]+(?:\.py)?)|`(tests/[\w/]+\.py)`"
@@ -78,6 +84,12 @@ class Row:
     def measured(self) -> bool:
         """Whether it says that something was."""
         return not any(cell.startswith("not measured") for cell in self.cells)
+
+    @property
+    def date(self) -> str:
+        """When: of its own cell, else of the text above; "" where none is given."""
+        dates = [cell for cell in self.cells if _DATE.fullmatch(cell)]
+        return max(dates or _DATE.findall(self.above), default="")
 
     @property
     def settled(self) -> bool:
@@ -132,11 +144,15 @@ def settle(rows: list[Row], table: dict[str, Any]) -> list[str]:
     return [f"{section}: {claim}" for section, claim in unused]
 
 
+def text_of(name: str) -> str:
+    """What a file of results holds, unpacked."""
+    data = (RESULTS / name).read_bytes()
+    return (gzip.decompress(data) if name.endswith(".gz") else data).decode()
+
+
 def numbers_of(name: str) -> set[int]:
     """All numbers of a file of results, rounded to whole ones."""
-    path = RESULTS / name
-    data = path.read_bytes()
-    text = (gzip.decompress(data) if name.endswith(".gz") else data).decode()
+    text = text_of(name)
     lines = text.splitlines() if ".jsonl" in name else [text]
     return {n for line in lines if line.strip() for n in _numbers(json.loads(line))}
 
@@ -165,9 +181,17 @@ def faults(rows: list[Row], unused: list[str], page: str) -> list[str]:
         where = f"{row.section}: {row.claim[:60]}"
         if row.measured and not row.settled:
             found.append(f"{where}: no raw data, and no reason why")
+        if row.measured and not row.date:
+            found.append(f"{where}: no date")
+        if row.why_not and row.measured and row.date >= KEPT_SINCE:
+            found.append(
+                f"{where}: measured on {row.date}, so its raw data has to be kept"
+            )
         for name in row.files:
             if not (RESULTS / name).is_file():
                 found.append(f"{where}: there is no benchmarks/results/{name}")
+            elif not text_of(name).strip("[]{} \n"):
+                found.append(f"{where}: nothing is in benchmarks/results/{name}")
         for name in row.tests:
             if not (ROOT / name).exists():
                 found.append(f"{where}: there is no {name}")
@@ -199,7 +223,7 @@ def listed(rows: list[Row]) -> str:
     lines += [
         f"| {row.section} | {row.claim} | {row.why_not} |"
         for row in rows
-        if row.why_not
+        if row.why_not and row.measured
     ]
     return "\n".join([*lines, "", END])
 

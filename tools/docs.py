@@ -1,6 +1,7 @@
 """Builds the documentation into build/site, and checks that it needs no network.
 
     python tools/docs.py
+    python tools/docs.py --out FILE     and write what was counted, as JSON
 
 Every link within the site is checked by MkDocs, whose warnings are errors. Then
 what was written is searched for anything that a browser would fetch from
@@ -9,11 +10,14 @@ elsewhere.
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import re
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +32,9 @@ STYLED = re.compile(r"""(?:@import\s|url\()\s*["']?(?:https?:)?//[^\s"')]+""")
 
 def main() -> int:
     """Build and check; the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
     begun = time.monotonic()
     command = [
         sys.executable,
@@ -47,10 +54,14 @@ def main() -> int:
     for line in outside:
         print(line, file=sys.stderr)
     files = [path for path in site.rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files) / 2**20
+    size = sum(path.stat().st_size for path in files)
     pages = sum(path.suffix == ".html" for path in files)
     seconds = time.monotonic() - begun
-    print(f"{site}: {pages} pages, {size:.1f} MiB, {seconds:.0f} s")
+    print(f"{site}: {pages} pages, {size / 2**20:.1f} MiB, {seconds:.0f} s")
+    if asked.out:
+        made = datetime.now(UTC).isoformat(timespec="seconds")
+        found = {"date": made, "pages": pages, "bytes": size, "fetched": outside}
+        asked.out.write_text(json.dumps(found, indent=1) + "\n")
     return int(bool(outside))
 
 

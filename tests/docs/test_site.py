@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 import subprocess
 import sys
@@ -33,14 +34,17 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def build(root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(root / "tools" / "docs.py")]
+def build(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / "tools" / "docs.py"), *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_the_site_is_built_and_a_broken_link_stops_it(copy: Path) -> None:
-    built = build(copy)
+    built = build(copy, "--out", str(copy / "found.json"))
     assert built.returncode == 0, built.stderr
+    found = json.loads((copy / "found.json").read_text())
+    assert found["pages"] > 40 and found["fetched"] == []
+    assert found["bytes"] > 2**20
     site = copy / "build" / "site"
     assert "learning-rate" in (site / "reference" / "options.html").read_text()
     assert (site / "images" / "report-light.png").is_file()
