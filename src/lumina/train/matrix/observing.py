@@ -188,7 +188,9 @@ class _StepLook(Look):
         for block in blocks:
             for name, module in block.named_children():
                 hook = functools.partial(_passed, self.observer.passes, name)
-                self._handles.append(module.register_forward_hook(hook))
+                # Before it runs: what is computed again ends, by an exception, as soon
+                # as all that the backward pass needs is there.
+                self._handles.append(module.register_forward_pre_hook(hook))
 
 
 def _passed(passes: Counter[str], name: str, *_: Any) -> None:
