@@ -10,6 +10,8 @@ from lumina.assemble.assemble import assemble, capture
 from lumina.assemble.source import StateSource
 from lumina.data.store import TokenStore
 from lumina.model.moe import routed_layers
+from lumina.train.controls import Change, Controls
+from lumina.train.controls.apply_change import program_for
 from lumina.train.looks.weight_changes import WeightChanges
 from lumina.train.step import train_step
 from lumina.train.watch import Watch
@@ -99,6 +101,67 @@ def further(ranks, stream, plan, state, progress):
     }
     program.close()
     return found
+
+
+def experts_here(program):
+    """Which experts of each routed layer this rank holds."""
+    found = []
+    for layer in routed_layers(program.network):
+        rank, here = program.mesh.expert.rank, layer.parted.here
+        order = layer.parted.held
+        held = list(range(layer.spec.num_experts)) if order is None else order.tolist()
+        found.append(held[rank * here : (rank + 1) * here])
+    return found
+
+
+def redistributed(rank, place, folder, count, size, changes, results):
+    """In a process of several: steps, changes of controls, and steps after each.
+
+    Beside it a run from the same State in which nothing is changed.
+    """
+    ranks = joined(rank, count, place)
+    stream = stream_of(TokenStore.open(folder))
+    plan = plan_of(size, count, ema_decay=0.9, max_grad_norm=0.5)
+    program = assemble(plan, ranks=ranks)
+    _, progress = take_steps(program, stream, FIRST)
+    begun = capture(program, progress, everything=True)
+    told = []
+    for name, value in changes:
+        before = capture(program, progress, everything=True)
+        held = experts_here(program)
+        change = Change(len(told) + 1, name, value, "a test", None, step=progress.step)
+        program = program_for(program, progress, Controls(), change)
+        told.append(
+            {
+                "old": change.old,
+                "same": same(before, capture(program, progress, everything=True)),
+                "held": held,
+                "holds": experts_here(program),
+                "rows": held_by(program),
+            }
+        )
+    after = replace(progress, cursor=dict(progress.cursor))
+    numbers, after = take_steps(program, stream, THEN, after)
+    state = capture(program, after, everything=True)
+    program.close()
+    program = assemble(plan, StateSource(begun), ranks=ranks, meta=begun)
+    plain, progress = take_steps(program, stream, THEN, progress)
+    wanted = capture(program, progress, everything=True)
+    program.close()
+    results.put(
+        (
+            rank,
+            {
+                "changes": told,
+                "numbers": numbers.tolist(),
+                "plain": plain.tolist(),
+                "state": shown(state),
+                "wanted": shown(wanted),
+            },
+        )
+    )
+    ranks.barrier()
+    ranks.disconnect()
 
 
 def divided(rank, place, folder, results):

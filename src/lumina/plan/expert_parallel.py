@@ -42,7 +42,7 @@ def decide_expert_parallel(
     else:
         size, why = int(asked), source_of(config, "expert_parallel_size")
         if size > 1:
-            _check(spec, size, world_size)
+            check_size(spec, size, world_size)
     decisions.decide("expert_parallel_size", size, why)
     decisions.decide(
         "expert_placement_policy",
@@ -70,7 +70,17 @@ def _automatic(config: Config, spec: ModelSpec, world_size: int) -> tuple[int, s
     )
 
 
-def _check(spec: ModelSpec, size: int, world_size: int) -> None:
+def check_size(spec: ModelSpec, size: int, world_size: int) -> None:
+    """Refuse a number of processes over which experts cannot be divided evenly.
+
+    Args:
+        spec: the model.
+        size: processes that hold all experts of a layer together, above 1.
+        world_size: all processes.
+
+    Raises:
+        LuminaError: E002.
+    """
     if world_size % size:
         raise LuminaError(
             "E002",

@@ -20,6 +20,7 @@ _MEMORY = (
     "smaller_micro_batch",
     "recompute_activations",
     "recompute_activations",
+    "divide_experts_further",
     "save_checkpoint",
 )
 """Against memory that fills up. Where nothing more can be given back, the run saves
@@ -89,7 +90,7 @@ LADDERS: dict[str, tuple[str, ...]] = {
     "memory_risk": _MEMORY,
     "memory_leak": _MEMORY,
     "memory_pressure": _MEMORY,
-    "memory_imbalance": _MEMORY,
+    "memory_imbalance": (_MEMORY[0], "redistribute_experts", *_MEMORY[1:]),
     "slow_exchange": ("larger_buckets", "smaller_buckets"),
     "depth_routing": ("more_depth_capacity", "less_depth_capacity"),
 }
