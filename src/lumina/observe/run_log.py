@@ -7,6 +7,7 @@ file is begun anew when it has grown to its limit; what it held is compressed.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import logging
 import os
@@ -82,6 +83,28 @@ class _File(RotatingFileHandler):
         """Write a line, unless one has failed."""
         if self.problem is None:
             super().emit(record)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a file that cannot be a log, and change nothing.
+
+    Raises:
+        LuminaError: E106 or E104.
+    """
+    there, wrong = path, None
+    try:
+        while not there.exists() and there != there.parent:
+            there = there.parent
+        if there == path and path.is_dir():
+            wrong = errno.EISDIR
+        elif there != path and not there.is_dir():
+            wrong = errno.ENOTDIR
+        elif not os.access(there, os.W_OK if there == path else os.W_OK | os.X_OK):
+            wrong = errno.EACCES
+    except OSError as error:
+        raise file_error(error, path) from error
+    if wrong is not None:
+        raise file_error(OSError(wrong, os.strerror(wrong)), path)
 
 
 class RunLog:

@@ -56,7 +56,7 @@ class FewBitsCost:
 
 @torch.no_grad()
 def cost_of_few_bits(
-    program: Program, data: Data, read: Callable[[str], Tensor] | None, most: int
+    program: Program, data: Data, read: Callable[[str], Tensor], most: int
 ) -> FewBitsCost:
     """Compare the base in few bits with the base in its files.
 
@@ -70,10 +70,8 @@ def cost_of_few_bits(
         most: batches of each rank.
 
     Raises:
-        LuminaError: E002 where there is nothing to compare with or on.
+        LuminaError: E105 where no held-out row has a label.
     """
-    _check(program, data, read)
-    assert read is not None
     network, model = program.network, program.model
     sums = torch.zeros(4, dtype=torch.float64, device=program.device)
     adapters: list[Any] = [layer.adapters for _, layer in adapted_layers(network)]
@@ -114,26 +112,3 @@ def cost_of_few_bits(
         tokens=round(tokens),
         codec=program.plan.base_storage,
     )
-
-
-def _check(program: Program, data: Data, read: Callable[[str], Tensor] | None) -> None:
-    """Refuse what cannot be compared.
-
-    Raises:
-        LuminaError: E002.
-    """
-    why = ""
-    if read is None:
-        why = "the base has no files: its weights are initial ones"
-    elif not data.holds_out:
-        why = "nothing is held out"
-    elif program.network.recurrent or program.network.tasks:
-        why = "the model has more heads or states than one score for each next token"
-    elif program.meets_in_forward:
-        why = "the weights are divided over ranks"
-    if why:
-        raise LuminaError(
-            "E002",
-            f"the base in few bits cannot be compared on held-out data: {why}",
-            "leave out --quantization-eval-batches",
-        )

@@ -115,9 +115,9 @@ class Job:
             resumption = self.prepared.resumption
             if resumption is not None and resumption.finished:
                 return already_finished(resumption, self.console)
+            self.prepared.check("settings")
             self.prepared.decide()
-            if self.ranks.main:
-                self.prepared.check_room()
+            self.prepared.check("decided")
         except LuminaError as error:
             with noted_on(error):
                 self.folder.leave_word(error, self.prepared.events)

@@ -17,7 +17,6 @@ from lumina.errors import LuminaError
 from lumina.guard.guarded import guarded
 from lumina.model.registry import load_plugins
 from lumina.observe.console import Console
-from lumina.observe.trackers import chosen_tracker
 from lumina.plan.duration import Done
 from lumina.plan.environment import Environment, capped, probe
 from lumina.plan.make import make_plan
@@ -50,8 +49,8 @@ from lumina.train.phases import (
 from lumina.train.processes import check_shared_storage
 from lumina.train.resume import Resumption, find_resumption
 from lumina.train.resume_plan import as_left
-from lumina.train.room_on_disk import check_room
 from lumina.train.rules import with_rules
+from lumina.train.start_checks import Beginning, Stage, check
 from lumina.train.starting_weights import StartingWeights
 from lumina.train.tuning_settings import with_length, with_recipe
 from lumina.train.vocabulary import with_vocabulary
@@ -139,8 +138,6 @@ class Preparation:
             machine: plan for this one, on which nothing is tried; default: this one.
         """
         check_name(self.config)
-        for name in self.config.tracking.trackers:
-            chosen_tracker(name).require()
         self.environment = capped(machine or probe(self.config), self.config)
         self._tries = machine is None
         self._planning = planning
@@ -251,9 +248,11 @@ class Preparation:
         """Whether the Plan is for data, not for a model alone."""
         return hasattr(self, "data")
 
-    def check_room(self) -> None:
-        """Refuse a run whose checkpoints would have no room, as `check_room` does."""
-        check_room(self.plan, Path(self.config.run.run_dir or "runs"), self.events)
+    def check(self, stage: Stage, *, planning: bool = False, here: bool = True) -> None:
+        """Make the checks of a stage; a run that is finished trains nothing."""
+        if self.resumption is None or not self.resumption.finished:
+            known = Beginning(self.config, self.ranks, planning, self)
+            check(stage, known, here=here)
 
     def plan_to_show(self) -> Plan:
         """The Plan, with the warnings that only planning has."""

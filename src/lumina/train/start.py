@@ -88,7 +88,8 @@ def begin(prepared: Preparation, recorder: Recorder, store: CheckpointStore) -> 
     _tell_of_base(program, recorder)
     batches = prepared.config.quantization.quantization_eval_batches
     if turn is None and batches:
-        read = weights.source.tensor if weights else None
+        assert weights is not None  # as `start_checks` has found
+        read = weights.source.tensor
         cost = cost_of_few_bits(program, prepared.data, read, batches)
         recorder.event("cost_of_few_bits", "info", None, str(cost), **cost.figures)
     return Outset(program, progress, Best(), controls, RunningRules.of(prepared.plan))

@@ -7,8 +7,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from lumina.errors import LuminaError
-
 if TYPE_CHECKING:
     from lumina.config import Config
 
@@ -39,26 +37,11 @@ class Stops:
         Args:
             config: the settings.
             epochs: passes over the data so far; None where they are not known.
-
-        Raises:
-            LuminaError: E002 where the file is there already, or epochs are not known.
         """
         loading = config.loading
-        if loading.stop_file is not None and os.path.exists(loading.stop_file):
-            raise LuminaError(
-                "E002",
-                f"stop_file {loading.stop_file} is there already, so that the run "
-                "would end after its first step",
-                "remove the file, or name another",
-            )
         if not loading.stop_after_epoch:
             return cls(loading.stop_file)
-        if epochs is None:
-            raise LuminaError(
-                "E002",
-                "stop_after_epoch is set, and the data has no epochs",
-                "end the run with --steps or --stop-file",
-            )
+        assert epochs is not None  # as `start_checks` has found
         return cls(loading.stop_file, math.floor(epochs) + 1)
 
     @property

@@ -25,12 +25,11 @@ from lumina.train.loop import Loop
 from lumina.train.orchestrator.status import NO_STATUS
 from lumina.train.preparation import Preparation
 from lumina.train.pretests import BackgroundPretests
-from lumina.train.processes import check_processes
 from lumina.train.result import TrainResult
 from lumina.train.resume import find_run
 from lumina.train.run_folder import RunFolder
 from lumina.train.start import check_data
-from lumina.train.supervised import check_supervised
+from lumina.train.start_checks import Beginning, check
 from lumina.train.told_start import ToldStart
 from lumina.train.visible_devices import use_cuda_ids
 
@@ -96,8 +95,7 @@ class Trainer(Adjusting):
         Raises:
             LuminaError: whatever stands in the way, with its code.
         """
-        check_processes(self.config, self.ranks)
-        check_supervised(self.config)
+        check("asked", Beginning(self.config, self.ranks))
         with begun(self.config, self.ranks) as config:
             job = Job(config, self.ranks, self.console)
             result = self._run(job)
@@ -140,7 +138,8 @@ class Trainer(Adjusting):
         """What `train` would do: the plan, the machine, rows of an epoch.
 
         Nothing is trained and no run is begun. Without training data the plan is made
-        for the model alone, and says so.
+        for the model alone, and says so. The processes and the supervisor that are
+        asked for are those that the command would start.
 
         Args:
             machine: plan for this one, which need not be present; default: the
@@ -149,6 +148,8 @@ class Trainer(Adjusting):
         Raises:
             LuminaError: whatever would stand in the way of the run.
         """
+        here = machine is None
+        check("asked", Beginning(self.config, self.ranks, planning=True), here=here)
         prepared = Preparation(self.config, self.ranks, self.console)
         with closed_after(self.console.close, self.ranks.disconnect):
             branch = branch_of(self.config)
@@ -157,9 +158,9 @@ class Trainer(Adjusting):
             run = find_run(self.config) if branch is None else branch.run
             RunFolder(self.config, self.ranks).check(None if branch else run)
             prepared.look_back(run)
+            prepared.check("settings", planning=True, here=here)
             prepared.decide(planning=True, machine=machine)
-            if machine is None:
-                prepared.check_room()
+            prepared.check("decided", planning=True, here=here)
             reader, weights = prepared.reader, prepared.start.weights
             source = reader or (weights.source if weights else None)
             if source is not None or prepared.plan.freeze:
