@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lumina.data.records import Message
 from lumina.data.tokenizer import Tokenizer
 
 SAMPLE = [
@@ -217,6 +218,15 @@ SPECIAL = (
     "<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", "<|user|>",
     "<|assistant|>", "<|system|>", "<|end|>", "<|turn>", "<turn|>",
 )  # fmt: skip
+
+
+CHAT: list[Message] = [
+    {"role": "system", "content": " Be\nbrief. "},
+    {"role": "user", "content": "\n\n  The fox?"},
+    {"role": "assistant", "content": "  4 of [it]\n"},
+    {"role": "user", "content": "🎉 été"},
+    {"role": "assistant", "content": "yes"},
+]
 
 
 def folder_with(template: object, folder: Path, **config: object) -> Path:

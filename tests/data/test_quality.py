@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +13,15 @@ from hypothesis import strategies as st
 import lumina
 from lumina.config import Config
 from lumina.data.documents import read_documents
-from lumina.data.quality import assess as assessing
 from lumina.data.quality.assess import Report
 from lumina.data.quality.check import Options, checks
 from lumina.data.quality.checks.pii import KINDS, without_pii
 from lumina.data.quality.checks.repetition import broken_rule
 from lumina.data.quality.comprehensive import CHECKLIST
 from lumina.data.quality.reports import as_html, as_text
-from lumina.data.quality.storage import storage_advice
 from lumina.data.tokenizer import Tokenizer
 from lumina.errors import LuminaError
-
-
-def _turns(*contents: str, roles: str = "ua") -> dict[str, Any]:
-    names = {"u": "user", "a": "assistant", "s": "system", "t": "tool"}
-    turns = [
-        {"role": names[roles[n % len(roles)]], "content": text}
-        for n, text in enumerate(contents)
-    ]
-    return {"messages": turns}
-
-
-def _prose(seed: int, words: int = 120) -> str:
-    letters = random.Random(seed)
-    known = [
-        "".join(letters.choices("abcdefghij", k=letters.randint(3, 8)))
-        for _ in range(400)
-    ]
-    return " ".join(letters.choices(known, k=words))
-
-
-CLEAN = [{"text": _prose(n)} for n in range(20)]
-CLEAN_TALK = [_turns(f"What is {n}?", f"The number {n} it is.") for n in range(20)]
-
-
-def assess(paths: list[Path], options: Options, **named: Any) -> Report:
-    """The report of some files; by default near duplicates are looked for too."""
-    if "only" not in named:
-        pytest.importorskip("datasketch", reason="needs datasketch")
-    return assessing.assess(paths, options, **named)
-
-
-def write(path: Path, records: list[Any]) -> Path:
-    path.write_text(
-        "".join(
-            (one if isinstance(one, str) else json.dumps(one, ensure_ascii=False))
-            + "\n"
-            for one in records
-        )
-    )
-    return path
+from quality_data import CLEAN, CLEAN_TALK, assess, prose, turns, write
 
 
 def check(path: Path, name: str, **options: Any) -> Any:
@@ -73,19 +31,19 @@ def check(path: Path, name: str, **options: Any) -> Any:
 EVIDENCE = [
     ("integrity", ['{"text": "half'], "failed", 1),
     ("structure", [{"no": "text"}], "failed", 1),
-    ("structure", [_turns("a", "b")], "failed", 0),  # two forms in one file
+    ("structure", [turns("a", "b")], "failed", 0),  # two forms in one file
     ("encoding", [{"text": "a bell\x07 rings"}], "failed", 1),
     ("encoding", [{"text": "lost: \ufffd"}], "failed", 1),
     ("encoding", [{"text": "GrÃ¶Ãe und SchÃ¼ler"}], "failed", 1),
-    ("empty", [_turns("a", "")], "failed", 1),
+    ("empty", [turns("a", "")], "failed", 1),
     ("empty", [{"text": " "}], "failed", 1),
-    ("roles", [_turns("a", "b", "c", roles="uua")], "failed", 1),
-    ("roles", [_turns("a", "b", roles="au")], "failed", 1),
+    ("roles", [turns("a", "b", "c", roles="uua")], "failed", 1),
+    ("roles", [turns("a", "b", roles="au")], "failed", 1),
     ("roles", [{"messages": [{"role": "judge", "content": "b"}]}], "failed", 1),
-    ("conversations", [_turns("a", "b", "c")], "failed", 1),
+    ("conversations", [turns("a", "b", "c")], "failed", 1),
     ("lengths", [{"text": "x"}], "found", 1),
     ("duplicates", [CLEAN[3], CLEAN[3]], "found", 2),
-    ("near_duplicates", [{"text": _prose(3) + " end"}], "found", 1),
+    ("near_duplicates", [{"text": prose(3) + " end"}], "found", 1),
     ("repetition", [{"text": "the same line\n" * 40}], "found", 1),
     ("content", [{"text": "1 2 3 4 5 6 7 8 9 10 " * 9}], "found", 1),
     ("pii", [{"text": "mail to jane.doe@example.org"}], "found", 1),
@@ -114,7 +72,7 @@ def test_each_check_finds_what_it_is_for(
 
 @pytest.mark.covers("DAT-35: role consistency", "DAT-35: conversation length")
 def test_tools_and_systems_have_their_places(tmp_path: Path) -> None:
-    good = [_turns("a", "b", "c", roles="sua"), _turns(*"abcd", roles="uata")]
+    good = [turns("a", "b", "c", roles="sua"), turns(*"abcd", roles="uata")]
     path = write(tmp_path / "data.jsonl", good)
     assert check(path, "roles").verdict == "passed"
     talk = check(path, "conversations")
@@ -125,7 +83,7 @@ def test_tools_and_systems_have_their_places(tmp_path: Path) -> None:
 
 @pytest.mark.covers("DAT-35: token-count distribution")
 def test_lengths_are_counted_in_tokens_of_whole_documents(tmp_path: Path) -> None:
-    tokenizer = Tokenizer.train([_prose(n) for n in range(5)], 300)
+    tokenizer = Tokenizer.train([prose(n) for n in range(5)], 300)
     path = tmp_path / "long.txt"
     line = "some words of a line\n"
     path.write_text(line * 9000 + "<|endoftext|>" + line)
@@ -138,7 +96,7 @@ def test_lengths_are_counted_in_tokens_of_whole_documents(tmp_path: Path) -> Non
 
 
 def test_near_documents_bounds_what_is_compared(tmp_path: Path) -> None:
-    path = write(tmp_path / "data.jsonl", [*CLEAN, {"text": _prose(3) + " end"}])
+    path = write(tmp_path / "data.jsonl", [*CLEAN, {"text": prose(3) + " end"}])
     found = check(path, "near_duplicates", near_documents=20)
     assert found.count == 0 and found.numbers["not compared"] == 1
     assert "1 further" in found.message
@@ -146,11 +104,11 @@ def test_near_documents_bounds_what_is_compared(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("ngram", "count"), [(13, 1), (8, 2)])
 def test_overlap_with_an_evaluation_set(tmp_path: Path, ngram: int, count: int) -> None:
-    words = _prose(99, 40).split()
+    words = prose(99, 40).split()
     tests = write(tmp_path / "test.jsonl", [{"question": " ".join(words), "n": [1]}])
     records = [
-        {"text": f"{_prose(50)} {', '.join(words[3:16]).upper()}! {_prose(51)}"},
-        {"text": f"{_prose(52)} {' '.join(words[20:29])} {_prose(53)}"},
+        {"text": f"{prose(50)} {', '.join(words[3:16]).upper()}! {prose(51)}"},
+        {"text": f"{prose(52)} {' '.join(words[20:29])} {prose(53)}"},
     ]
     path = write(tmp_path / "data.jsonl", [*CLEAN, *records])
     found = check(path, "overlap", eval_data=(str(tests),), ngram=ngram)
@@ -187,12 +145,12 @@ def test_repetition_is_judged_as_by_gopher() -> None:
     def rule(text: str) -> str:
         return (broken_rule(text, text.split()) or "none").partition(":")[0]
 
-    lines = [f"{_prose(n, 12)}" for n in range(20)]
+    lines = [f"{prose(n, 12)}" for n in range(20)]
     assert rule("\n".join(lines)) == "none"
     assert rule("\n".join(lines[:14] + lines[:7])) == "repeated lines"
-    assert rule(_prose(1, 60) + " tick tock" * 12).startswith("most frequent 2")
-    again = _prose(2, 30)
-    assert rule(f"{again} {_prose(3, 20)} {again}").startswith("repeated 5 words")
+    assert rule(prose(1, 60) + " tick tock" * 12).startswith("most frequent 2")
+    again = prose(2, 30)
+    assert rule(f"{again} {prose(3, 20)} {again}").startswith("repeated 5 words")
     # Exactly the share that is allowed: 5 of 100 letters are there again.
     words = [f"w{n:03}x" for n in range(100)]
     assert rule(" ".join(words + words[:5])) == "none"
@@ -210,7 +168,7 @@ def test_every_point_of_the_checklist_is_answered(tmp_path: Path) -> None:
     }  # fmt: skip
     for key in CHECKLIST:
         assert found[key] == ("not assessed" if key in unknown else "passed"), key
-    bad = write(tmp_path / "bad.jsonl", [_turns("a", "b", "c"), "{", {"no": 1}])
+    bad = write(tmp_path / "bad.jsonl", [turns("a", "b", "c"), "{", {"no": 1}])
     words = frozenset({"b"})
     found = lumina.validate_data_comprehensive(
         [bad], scripts=("greek",), word_lists={"mine": words}
@@ -288,7 +246,7 @@ def test_a_sanitised_copy_has_no_personal_data(tmp_path: Path) -> None:
         {"role": "user", "content": "I am jane@example.org", "name": "jane"},
         {"role": "assistant", "content": "Call +49 30 901820."},
     ]}  # fmt: skip
-    records = [talk, _turns("say damn it", "no"), CLEAN_TALK[0], CLEAN_TALK[0]]
+    records = [talk, turns("say damn it", "no"), CLEAN_TALK[0], CLEAN_TALK[0]]
     path = write(tmp_path / "data.jsonl", records)
     words = tmp_path / "words.txt"
     words.write_text("# a list\nDamn it\n")
@@ -390,81 +348,6 @@ def test_the_words_of_the_command(
     assert main(["data", "sanitize", "data.jsonl", *out]) == 0
     printed = capsys.readouterr().out
     assert "left out by word_lists: 20" in printed and "check_bias" in printed
-
-
-PROMPT = {"format": "prompt", "field": ["question=prompt", "answer=completion"]}
-CODE = {"format": "prompt", "field": ["canonical_solution=completion"]}
-
-# File below ../shared/data; how it is read; documents; checks that find errors in it.
-REAL = [
-    ("text/classic-books.tar.xz", {}, 109, {"encoding"}),
-    ("text/peps-rst.tar.xz", {}, 736, {"encoding"}),
-    ("text/udhr.zip", {}, None, {"integrity", "encoding"}),
-    ("text/tinyshakespeare.txt", {}, 1, set()),
-    ("chat/gsm8k_train.jsonl", PROMPT, 7473, set()),
-    ("chat/gsm8k_test.jsonl", PROMPT, 1319, set()),
-    ("chat/oasst_en_100_tree.jsonl", {}, 100, set()),
-    ("chat/fastchat_dummy_conversation.json", {}, 500, set()),
-    ("chat/llamafactory_glaive_toolcall_en_demo.json", {}, 300, set()),
-    ("chat/self_instruct_seed_tasks.jsonl", {}, 175, set()),
-    ("chat/mt_bench_question.jsonl", {}, 80, {"roles", "conversations"}),
-    ("eval/HumanEval.jsonl.gz", CODE, 164, set()),
-    ("eval/mbpp.jsonl", {}, 974, set()),
-    ("eval/hellaswag_val_full.txt.bz2", {}, 1, {"encoding"}),
-]
-
-
-QUICK = [(*row, 3) for row in REAL if row[0].startswith("chat/")]
-WHOLE = [pytest.param(*row, None, marks=pytest.mark.slow) for row in REAL]
-
-
-@pytest.mark.parametrize(
-    ("name", "how", "documents", "errors", "most"), [*QUICK, *WHOLE]
-)
-def test_real_files_are_validated(
-    shared_data: Path,
-    name: str,
-    how: dict[str, Any],
-    documents: int | None,
-    errors: set[str],
-    most: int | None,
-) -> None:
-    path = shared_data / name
-    report = assess(
-        [path],
-        Options(near_documents=0 if most else 2000),
-        max_check=most,
-        data=Config(**how).data,
-    )
-    failed = {one.name for one in report.results if one.verdict == "failed"}
-    if most is None:
-        assert documents is None or report.documents == documents
-        assert failed == errors
-    else:
-        assert 1 <= report.documents <= most and failed <= errors
-    for one in report.results:
-        assert one.examples or not one.count
-
-
-@pytest.mark.covers("DAT-46: storage guidance reported")
-@pytest.mark.parametrize(
-    ("size", "words"),
-    [(10**6, "under 1 GB"), (2 * 10**9, "1 to 50 GB"), (51 * 10**9, "over 50 GB")],
-)
-def test_where_to_keep_data_is_said_by_its_size(
-    tmp_path: Path, size: int, words: str
-) -> None:
-    path = tmp_path / "data.txt"
-    with open(path, "wb") as handle:
-        handle.truncate(size)  # a hole: it takes no room on the disk
-    assert words in storage_advice([path])
-
-
-def test_the_advice_is_in_every_report(tmp_path: Path) -> None:
-    path = write(tmp_path / "data.jsonl", CLEAN)
-    report = assess([path], Options(), only=["integrity"])
-    assert "under 1 GB" in as_text(report) and "under 1 GB" in as_html(report, "data")
-    assert report.to_dict()["storage"] == storage_advice([path])
 
 
 def test_records_of_other_names_are_sanitised(
