@@ -112,6 +112,8 @@ class Trial:
         draws: whether it draws at random in each forward pass.
         redraws: whether it divides a forward pass, so that what draws at random draws
             otherwise than in the reference.
+        undrawn: leaves that stop its draws; a cell has them, with its reference, where
+            another of its features redraws, and is then allowed no more for it.
         by_forward: whether what a token becomes depends on the other rows of its
             forward pass: the reference then has as many in one as each of several
             ranks.
@@ -138,6 +140,7 @@ class Trial:
     figures: tuple[str, ...] = ()
     draws: bool = False
     redraws: bool = False
+    undrawn: Mapping[str, Any] = field(default_factory=dict)
     by_forward: bool = False
     planned: bool = True
     ranks: int = 1

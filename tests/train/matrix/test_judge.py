@@ -182,6 +182,20 @@ def test_other_draws_are_allowed_other_numbers() -> None:
     assert wide == {("dropout", "ddp"), ("dropout", "chunked_training")}
 
 
+def test_a_reasoner_does_not_draw_where_a_feature_draws_otherwise() -> None:
+    """It ends no segment later at random, in both runs, and is held to rounding."""
+    for reasoner in ("hierarchical_reasoning", "puzzles"):
+        alone, divided = Cell((reasoner,)), Cell((reasoner, "fsdp2"))
+        assert "halt_exploration" not in alone.leaves | alone.reference
+        assert divided.leaves["halt_exploration"] == 0.0
+        assert divided.reference["halt_exploration"] == 0.0
+        assert divided.tolerance == alone.tolerance
+    asked = Cell(("hierarchical_reasoning", "ddp"), {"halt_exploration": 0.5})
+    assert asked.leaves["halt_exploration"] == 0.5
+    assert asked.tolerance.gradients > 0.1
+    assert "halt_exploration" not in Cell(("qk_norm", "ddp")).leaves
+
+
 def test_the_reference_has_what_changes_numbers_and_nothing_else() -> None:
     cell = Cell(("sliding_window", "bf16"), {"seed": 5})
     assert cell.leaves["window_size"] == 16 == cell.reference["window_size"]

@@ -36,6 +36,9 @@ PUZZLES = {
 }
 """Small reasoners that `lumina matrix` tries; None: the option is not set."""
 
+UNDRAWN = {"halt_exploration": 0.0}
+"""Ends no segment later at random."""
+
 
 def _puzzles(config: Any) -> bool:
     return bool(config.hrm.use_hrm and config.hrm.hrm_mode == "puzzle")
@@ -71,7 +74,13 @@ register(
             for name in _NOT_IN_A_REASONER
         ),
         # Where it may halt it goes on at random now and then.
-        trial=Trial(TEXT, keeps=False, columns=("act.mean_steps",), draws=True),
+        trial=Trial(
+            TEXT,
+            keeps=False,
+            columns=("act.mean_steps",),
+            draws=True,
+            undrawn=UNDRAWN,
+        ),
     )
 )
 register(
@@ -100,6 +109,12 @@ register(
                 "leave tie_embeddings out, or use --hrm-mode language_model",
             ),
         ),
-        trial=Trial(PUZZLES, keeps=False, columns=("act.exact_accuracy",), draws=True),
+        trial=Trial(
+            PUZZLES,
+            keeps=False,
+            columns=("act.exact_accuracy",),
+            draws=True,
+            undrawn=UNDRAWN,
+        ),
     )
 )

@@ -46,7 +46,15 @@ class Cell:
     @property
     def leaves(self) -> dict[str, Any]:
         """The configuration of its run, with the places of files not filled in."""
-        return {**_run(self.features, self.options), **self.switched}
+        return {**_run(self.features, self._settled), **self.switched}
+
+    @property
+    def _settled(self) -> dict[str, Any]:
+        """The options of both runs, and what stops draws that could not be the same."""
+        if not any(trial_of(name).redraws for name in self.features):
+            return self.options
+        undrawn = [trial_of(name).undrawn for name in self.features]
+        return {k: v for one in undrawn for k, v in one.items()} | self.options
 
     @property
     def reference(self) -> dict[str, Any]:
@@ -58,9 +66,9 @@ class Cell:
         changing = [name for name in self.features if not trial_of(name).keeps]
         keeping = [trial_of(name) for name in self.features if trial_of(name).keeps]
         # What another feature switches is that one's, and is off in the reference.
-        settled = {*leaves_of(changing), *self.options}
+        settled = {*leaves_of(changing), *self._settled}
         settled = settled.union(*(one.options for one in keeping))
-        leaves = _run(changing, self.options)
+        leaves = _run(changing, self._settled)
         for one in keeping:
             leaves |= {k: v for k, v in one.beside.items() if k not in settled}
         for one in keeping:  # where no other feature has set the same option otherwise
@@ -98,7 +106,13 @@ class Cell:
             if trial.keeps
         }
         found = sum(causes.values(), start=found)
-        if any(one.draws for one in trials) and any(one.redraws for one in trials):
+        leaves = self.leaves.items()
+        draws = [
+            one
+            for one in trials
+            if one.draws and not (one.undrawn and one.undrawn.items() <= leaves)
+        ]
+        if draws and any(one.redraws for one in trials):
             found += REDRAWN
         return found
 
