@@ -57,6 +57,7 @@ def adapter(runs: Runs) -> None:
 
     peft = init | {"use_peft": True, "lora_dropout": 0.0}
     usual = held(runs.train(**peft))
+    assert f"{PATH}.a" in usual
     assert usual[f"{PATH}.a"].shape == (16, 32)
     other = held(
         runs.train(
