@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,37 @@ def test_what_cannot_branch_is_refused_and_leaves_nothing(
         Trainer(Config(**(config | branch))).train()
     assert caught.value.code == "E002"
     assert not (runs.folder / "branch").exists()
+
+
+def test_a_branch_that_fails_before_it_begins_leaves_nothing(runs: Runs) -> None:
+    """While its folder is filled, and after that, whatever the failure is."""
+    folder = runs.train(steps=3).folder
+    (runs.folder / "empty").mkdir()
+    before = sorted(runs.folder.iterdir())
+
+    def fails(error: BaseException) -> Callable[..., Any]:
+        def failing(*_: Any, **__: Any) -> Any:
+            raise error
+
+        return failing
+
+    refusal = LuminaError("E101", "no rows", "none")
+    for place, error, told in (
+        ("branch.sync_folder", OSError(28, "No space left on device"), LuminaError),
+        ("branch.read_metrics", refusal, LuminaError),
+        ("job.Job.prepare", OSError(5, "Input/output error"), OSError),
+        ("job.Job.prepare", KeyboardInterrupt(), KeyboardInterrupt),
+        ("job.Job.prepare", refusal, LuminaError),
+    ):
+        for run_dir in (None, "a/b/branch", "empty"):
+            named = None if run_dir is None else str(runs.folder / run_dir)
+            config = Config(branch_from=str(folder), run_dir=named, decay_steps=2)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(f"lumina.train.{place}", fails(error))
+                with pytest.raises(told):
+                    Trainer(config).train()
+            assert sorted(runs.folder.iterdir()) == before, (place, run_dir)
+            assert not list((runs.folder / "empty").iterdir())
 
 
 @pytest.mark.thorough

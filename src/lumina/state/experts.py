@@ -7,6 +7,7 @@ three matrices. Named experts hold the last places of a model, in the order of
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import re
 from collections.abc import Mapping
@@ -151,6 +152,8 @@ def write_expert(path: Path, expert: Expert) -> None:
         write_tensors(partial, expert)
         partial.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise write_error(error, path) from error
 
 

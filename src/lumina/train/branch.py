@@ -151,7 +151,8 @@ def begun(config: Config, ranks: Ranks) -> Iterator[Config]:
     """The settings with which the branch that was asked for goes on.
 
     The first rank makes its directory: the checkpoint, with the rows of metrics and the
-    events before it. One that is refused afterwards leaves none.
+    events before it. One that fails before its run has begun leaves none, and no folder
+    that was made on the way to it.
 
     Raises:
         LuminaError: E002 where there is a run already; as `branch_of`.
@@ -166,16 +167,34 @@ def begun(config: Config, ranks: Ranks) -> Iterator[Config]:
         return
     if ranks.world_size > 1:
         ranks.connect(_kind(config))
+    there = folder is not None and Path(folder).exists()
+    missing = _missing(Path(folder)) if folder else []
     made = str(make_folder(branch, folder)) if ranks.main else None
     directory = RunDirectory(ranks.share(made))
     try:
         yield branch.config.override(
             {"resume": str(directory.path)}, Source("flag", "branch")
         )
-    except LuminaError:
+    except BaseException:
         if ranks.main and not directory.status_file.exists():
             shutil.rmtree(directory.path, ignore_errors=True)
+            _remove(missing)
+            if there:  # an empty folder, which the branch took
+                with contextlib.suppress(OSError):
+                    directory.path.mkdir()
         raise
+
+
+def _missing(path: Path) -> list[Path]:
+    """Folders that are not there on the way to `path`, itself first."""
+    return [one for one in (path, *path.parents) if not one.exists()]
+
+
+def _remove(folders: list[Path]) -> None:
+    """Remove those that are empty: something else has come to live in the others."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _kind(config: Config) -> str:
@@ -186,10 +205,19 @@ def _kind(config: Config) -> str:
 
 
 def make_folder(branch: Branch, folder: str | None) -> Path:
-    """The directory of a run that has come as far as the checkpoint."""
+    """The directory of a run that has come as far as the checkpoint.
+
+    A failure leaves nothing of it.
+
+    Raises:
+        LuminaError: E002 where there is a run already; E101 for records of the run that
+            cannot be read; E104, E106 or E204 where it cannot be written.
+    """
+    missing = _missing(Path(folder)) if folder else []
     if folder is None:
         name = f"{branch.run.resolve().name}-{branch.step}"
         target = RunDirectory.new(name, branch.run.resolve().parent)
+        missing = [target.path]
     else:
         target = RunDirectory(folder)
         target.check(resume=False)
@@ -200,9 +228,12 @@ def make_folder(branch: Branch, folder: str | None) -> Path:
         _fill(RunDirectory(unfinished), branch)
         sync_folder(unfinished)
         os.replace(unfinished, target.path)  # over an empty folder, if there is one
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(unfinished, ignore_errors=True)
-        raise write_error(error, target.path) from error
+        _remove(missing)
+        if isinstance(error, OSError):
+            raise write_error(error, target.path) from error
+        raise
     return target.path
 
 
