@@ -6,8 +6,9 @@ heads, k key/value heads, e experts, c capacity, v vocabulary, t tokens = b*s.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +31,19 @@ class BaseOutputs(NamedTuple):
 
     hidden: Tensor
     head: Tensor
+
+
+class PartOfRows(Protocol):
+    """Where in whole rows the columns of a batch stand, where ranks have parts of rows.
+
+    It is `lumina.ops.attention.ring.part.RowPart`.
+    """
+
+    def rows(self, begin: int, end: int) -> PartOfRows:
+        """The same of some of the rows."""
+
+    def seen(self, window: int, sinks: int) -> Tensor:
+        """What names all that its queries see; see `RowPart.seen`."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,8 @@ class Batch:
             rows, so that what a model draws is the same on any split over ranks.
         base_outputs: what a frozen model makes of the first rows, or None; made on the
             device, so it is never moved.
+        part: where the columns stand in rows that several ranks share; None: rows are
+            whole. Attention needs it to see the keys of the other ranks.
     """
 
     input_ids: Tensor
@@ -74,6 +90,7 @@ class Batch:
     source_ids: Tensor | None = None
     uniforms: Tensor | None = None
     base_outputs: BaseOutputs | None = None
+    part: PartOfRows | None = None
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """The same batch on `device`."""
@@ -109,6 +126,8 @@ class Batch:
             filled = starts[-1:].expand(before)
             starts = torch.cat([starts[before:], filled])
         cut |= {"cu_seqlens": starts, "task_rows": tasks, "base_outputs": None}
+        if self.part is not None:
+            cut["part"] = self.part.rows(begin, end)
         return replace(self, **cut)
 
     def columns(self, begin: int, end: int) -> Batch:
@@ -120,10 +139,25 @@ class Batch:
             begin: the first column.
             end: behind the last one; columns end with the row.
         """
-        rows, whole = self.input_ids.shape
-        length = min(end, whole) - begin
+        end = min(end, self.input_ids.shape[1])
+        return self._cut(lambda x_bs: x_bs[:, begin:end], end - begin)
+
+    def part_of(
+        self, take: Callable[[Tensor], Tensor], length: int, part: PartOfRows
+    ) -> Batch:
+        """The columns that one of several ranks has, as a batch of their own.
+
+        Args:
+            take: of a tensor [B, S] the columns of this rank.
+            length: how many there are.
+            part: where they stand.
+        """
+        return replace(self._cut(take, length), part=part)
+
+    def _cut(self, take: Callable[[Tensor], Tensor], length: int) -> Batch:
+        rows = len(self.input_ids)
         cut: dict[str, Any] = {
-            f.name: value[:, begin:end]
+            f.name: take(value)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
             and f.name not in _WHOLE_ROWS

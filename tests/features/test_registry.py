@@ -49,6 +49,7 @@ ASKED: dict[str, dict[str, Any]] = {
     "fp16": {"precision": "fp16"},
     "tf32": {"precision": "tf32"},
     "fp8": {"precision": "mixed_fp8"},
+    "context_parallel": {"context_parallel": 2},
     "ddp": {"parallel": "ddp"},
     "gradient_compression": {"gradient_compression": "powersgd"},
     "zero1": {"parallel": "zero1"},

@@ -48,13 +48,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(pieces, "KEYS", 16)
     monkeypatch.setattr(pieces, "FEW_KEYS", 4)
     shapes: list[str] = []
-    real = merged._of_piece
+    real = merged.of_piece
 
     def noted(*args):  # type: ignore[no-untyped-def]
         shapes.append(args[5].shape)
         return real(*args)
 
-    monkeypatch.setattr(merged, "_of_piece", noted)
+    monkeypatch.setattr(merged, "of_piece", noted)
     return shapes
 
 

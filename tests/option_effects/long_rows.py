@@ -1,4 +1,4 @@
-"""What training in chunks does to the work of a run."""
+"""What training in chunks, or of rows that ranks share, does to the work of a run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from lumina.errors import LuminaError
 from lumina.model.earlier_keys import EarlierKeys
 from option_effects import shows
+from option_effects.system import plan_of_two
 from tiny_runs import Runs
 
 
@@ -41,3 +42,16 @@ def offloaded(runs: Runs) -> None:
     with pytest.raises(LuminaError) as caught:
         runs.train(**named, chunk_offload=True)
     assert caught.value.code == "E003"
+
+
+@shows("context_parallel")
+def shared_rows(runs: Runs) -> None:
+    """Ranks are started in tests/parallel/test_context_ranks.py; here, their plan."""
+    found = {
+        value: plan_of_two(runs.config(global_batch_size=8, context_parallel=value))
+        for value in (None, 1, 2)
+    }
+    assert [one.data_parallel for one in found.values()] == [2, 2, 1]
+    assert found[2].attention == "blockwise" != found[1].attention
+    assert found[2].memory["activations"] < found[1].memory["activations"]
+    assert "groups of 2" in runs.refused("E002", context_parallel=2)

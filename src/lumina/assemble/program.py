@@ -32,6 +32,7 @@ from lumina.assemble.logical import fill, join_fused, logical_names, split_fused
 from lumina.assemble.optimizers import make_optimizers
 from lumina.assemble.parts_here import PartsHere
 from lumina.assemble.ranks import Ranks
+from lumina.assemble.row_parts import RowParts
 from lumina.assemble.slots import make_slots
 from lumina.assemble.streamed.blocks import close_streamed
 from lumina.assemble.vocabulary_counts import VocabularyCounts
@@ -75,6 +76,7 @@ class Program:
         plan: what it realises.
         ranks: this process's place.
         mesh: the ranks by dimension.
+        row_parts: takes this rank's part of rows that several ranks share.
         way: how they share the work.
         device: where it runs.
         compute_dtype: type of products and activations.
@@ -129,6 +131,7 @@ class Program:
         self.plan = plan
         self.ranks = ranks
         self.mesh = ranks.mesh(plan.mesh_sizes)
+        self.row_parts = RowParts(self.mesh.sequence)
         self.device = ranks.device(plan.device)
         self.compute_dtype = DTYPES[plan.compute_dtype]
         self.weights_dtype = DTYPES[plan.weights_dtype]
@@ -240,8 +243,8 @@ class Program:
 
     @property
     def meets_in_forward(self) -> bool:
-        """Whether ranks exchange weights or rows in every forward pass."""
-        return self.sharded or self.mesh.expert.size > 1
+        """Whether ranks exchange weights, keys or rows in every forward pass."""
+        return self.sharded or self.mesh.expert.size > 1 or self.mesh.sequence.size > 1
 
     @property
     def captures_alone(self) -> bool:
@@ -412,7 +415,7 @@ class Program:
 
     def ready(self, batch: Batch) -> Batch:
         """A micro-batch of the host on the device, with all that the model reads."""
-        moved = batch.to(self.device)
+        moved = self.row_parts.of(batch).to(self.device)
         if self.vocabulary is not None:
             self.vocabulary.add(moved)
         if self.frozen is None:

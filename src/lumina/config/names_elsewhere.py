@@ -67,7 +67,6 @@ NAMES: dict[str, str] = {
     "data_parallel_replicate_degree": _SHARDS,
     "tensor_parallel_degree": _NOT_YET,
     "pipeline_parallel_degree": _NOT_YET,
-    "context_parallel_degree": _NOT_YET,
     "interval": "save_every_n_batches says how often a checkpoint is written",
     "keep_latest_k": "save_total_limit is the number of checkpoints that are kept",
     "initial_load_path": "init_from names the model to start from",

@@ -86,6 +86,8 @@ SYNONYMS: dict[str, str] = {
     "wandb_project": "tracker_project",
     "wandb_run_name": "tracker_run_name",
     "wandb_name": "tracker_run_name",
+    "context_parallel_degree": "context_parallel",
+    "context_parallel_size": "context_parallel",
     "lora_rank": "lora_r",
     "lora_target": "lora_target_modules",
 }

@@ -149,6 +149,7 @@ class Transformer(nn.Module):
                 window=spec.window_size,
                 dtype=self.compute_dtype,
                 beyond=spec.beyond_window,
+                part=batch.part,
             )
         return BlockContext(
             cos,

@@ -193,6 +193,9 @@ def _device(plan: Plan, environment: Any) -> str:
     if plan.world_size > 1:
         text += f"; {plan.world_size} ranks with {plan.parallel}"
         text += _because(plan, "parallel")
+    if plan.context_parallel > 1:
+        text += f"; each row over {plan.context_parallel} ranks"
+        text += _because(plan, "context_parallel")
     peaks = getattr(environment, "peak_flops", None) or {}
     if (peak := known(peaks.get(plan.compute_dtype))) is None:
         text += f"; peak speed in {plan.compute_dtype} not known, so no MFU"

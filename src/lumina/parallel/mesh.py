@@ -134,7 +134,8 @@ class Mesh:
         self.sizes = sizes or Sizes()
         self.rank = rank
         self.data = self._along("data", "expert")
-        self.sequence = self._along("sequence")
+        # Their messages travel beside those of the gradients, in any size of the mesh.
+        self.sequence = self._along("sequence", apart=True)
         self.expert = self._along("expert", apart=True)
         self.tensor = self._along("tensor")
         self.tokens = self._along("data", "sequence", "expert")

@@ -60,6 +60,11 @@ class Sizes:
         return self.data * self.expert
 
     @property
+    def tokens(self) -> int:
+        """Ranks among which the tokens of a step are divided."""
+        return self.rows * self.sequence
+
+    @property
     def total(self) -> int:
         """Processes in all."""
         return prod(astuple(self))

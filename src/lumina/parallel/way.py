@@ -205,6 +205,11 @@ class Way:
         """
         if conditions.device == "mps":
             return "exchanges nothing between Apple GPUs, which have one process"
+        if conditions.sizes.sequence > 1 and not cls.synchronised:
+            return (
+                "has each process train rows of its own, and context_parallel has "
+                "several share each row"
+            )
         if conditions.optimizer_in_backward and cls.several:
             return (
                 "exchanges gradients, which optimizer_in_backward uses up before they "

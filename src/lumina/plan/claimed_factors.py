@@ -153,7 +153,8 @@ GATES = (
     Gate(
         "ring attention",
         9,
-        "not there: one device takes rows in chunks (--use-chunked-training)",
+        "between processes for rows of more than 262,144 tokens, or named: "
+        "--context-parallel; one device takes rows in chunks (--use-chunked-training)",
     ),
 )
 """The gates of the design; Lumina decides by bytes, not by tiers."""

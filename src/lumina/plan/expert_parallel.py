@@ -39,6 +39,8 @@ def decide_expert_parallel(
     world_size = decisions.values["world_size"]
     if asked == AUTO:
         size, why = _automatic(config, spec, world_size)
+        if decisions.values["context_parallel"] > 1:
+            size, why = 1, "processes that share rows hold every expert"
     else:
         size, why = int(asked), source_of(config, "expert_parallel_size")
         if size > 1:

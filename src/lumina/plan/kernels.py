@@ -61,6 +61,7 @@ def choose_attention(
     spec: ModelSpec,
     dtype: str,
     chunked: bool = False,
+    shared_rows: bool = False,
     newest: bool = True,
 ) -> Choice:
     """The backend asked for, or the best there is.
@@ -72,10 +73,13 @@ def choose_attention(
         spec: the model; its heads, rows and whether it is causal.
         dtype: of queries, keys and values.
         chunked: rows are trained in chunks.
+        shared_rows: several processes share each row.
         newest: flash3 may be chosen where nothing is asked for.
     """
     if chunked:
         return Choice("blockwise", "a chunk attends to the keys of earlier chunks")
+    if shared_rows:
+        return Choice("blockwise", "keys of each row go round between processes")
     if asked not in ("auto", *FLASH):
         return Choice(asked, source)
     flash = _flash_problem(machine, spec, dtype)
@@ -122,6 +126,7 @@ def decide_attention(
         spec,
         decisions.values["compute_dtype"],
         chunked=config.long_rows.use_chunked_training,
+        shared_rows=decisions.values["context_parallel"] > 1,
         newest=config.kernels.experimental_fa3 is not False,
     )
     decisions.decide("attention", choice.backend, choice.reason)

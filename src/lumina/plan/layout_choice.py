@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from lumina.errors import LuminaError
 from lumina.model.spec import ModelSpec
-from lumina.parallel.sizes import Sizes
 from lumina.parallel.table import chosen_way
 from lumina.parallel.way import Conditions
 from lumina.plan.batching import (
@@ -18,6 +17,7 @@ from lumina.plan.batching import (
     resolve_batching,
 )
 from lumina.plan.chunks import decide_chunks
+from lumina.plan.context import decide_ranks, sizes_of
 from lumina.plan.costs.layout import Layout
 from lumina.plan.count import count_trainable
 from lumina.plan.decisions import Decisions, source_of
@@ -25,7 +25,6 @@ from lumina.plan.device_rules import rule_for
 from lumina.plan.elsewhere import check_host, decide_offload, elsewhere, layout_beside
 from lumina.plan.environment import Environment, device_asked_for
 from lumina.plan.exchanging import asked_of_exchange, tried_layouts, when_reduced
-from lumina.plan.expert_parallel import decide_expert_parallel
 from lumina.plan.feature_choice import choose_features, features_with_memory
 from lumina.plan.few_bits import decide_few_bits
 from lumina.plan.kernels import decide_attention, kernel_family
@@ -62,7 +61,7 @@ def decide_layout(
         LuminaError: E002 or E005 if nothing is left to train, E201 or E202 when no
             layout fits, on the device or beside it.
     """
-    batching = resolve_batching(config, _sizes(decisions).rows)
+    batching = resolve_batching(config, sizes_of(decisions).rows)
     batching = at_most(batching, rule_for(machine).batch_size)
     if decisions.values["optimizer_in_backward"]:
         batching = in_one_forward(batching)
@@ -109,8 +108,7 @@ def smallest_estimate(
     """
     machine = device_asked_for(config, environment)
     decisions = Decisions()
-    decisions.decide("world_size", world_size, "")
-    decide_expert_parallel(config, spec, decisions)
+    decide_ranks(config, spec, world_size, decisions)
     decide_precision(config, machine, decisions)
     decide_attention(config, machine, spec, decisions)
     decide_fitting_chunks(config, environment, spec, decisions)
@@ -119,7 +117,7 @@ def smallest_estimate(
     decide_offload(config, spec, decisions)
     decide_few_bits(config, decisions)
     decide_features(config, machine, spec, decisions)
-    batching = resolve_batching(config, _sizes(decisions).rows)
+    batching = resolve_batching(config, sizes_of(decisions).rows)
     layouts = _layouts(config, machine, spec, decisions, batching)
     found = (estimate(spec, layout) for layout in layouts)
     return min(found, key=lambda parts: parts["bound"])
@@ -137,7 +135,7 @@ def _layouts(
     Whole weights before sharded ones, no checkpointing before selective before full,
     large forwards before small ones.
     """
-    sizes = _sizes(decisions)
+    sizes = sizes_of(decisions)
     base = Layout(
         micro_batch_size=1,
         compute_dtype=decisions.values["compute_dtype"],
@@ -147,7 +145,8 @@ def _layouts(
         feedforward_tile=decisions.values["feedforward_tile"],
         attention_head_groups=decisions.values["attention_head_groups"],
         base_storage=decisions.values["base_storage"],
-        data_ranks=sizes.rows,
+        data_ranks=sizes.tokens,
+        context_ranks=sizes.sequence,
         expert_ranks=sizes.expert,
         loss_chunk_bytes=_decide_loss_chunk(config, machine, decisions),
         trainable=_trainable(config, spec),
@@ -179,12 +178,6 @@ def _layouts(
     checkpointing = ways_to_recompute(config, spec)
     asked = config.exchange.gradients_reduced
     return tried_layouts(base, fitting, checkpointing, batching.choices, asked)
-
-
-def _sizes(decisions: Decisions) -> Sizes:
-    """Ranks along each dimension of the mesh."""
-    values = decisions.values
-    return Sizes.of(values["world_size"], expert=values["expert_parallel_size"])
 
 
 def _trainable(config: Config, spec: ModelSpec) -> int:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from lumina.model.spec import ModelSpec
 from lumina.plan.abilities import check_abilities
 from lumina.plan.compressing import decide_start
+from lumina.plan.context import decide_ranks
 from lumina.plan.count import count_parameters
 from lumina.plan.decisions import Decisions, source_of
 from lumina.plan.duration import Done, decide_length, decide_rhythm
 from lumina.plan.elsewhere import decide_offload
 from lumina.plan.environment import Environment, device_asked_for
-from lumina.plan.expert_parallel import decide_expert_parallel
 from lumina.plan.fallbacks import refuse_fallbacks
 from lumina.plan.feature_choice import check_features, settle_features
 from lumina.plan.few_bits import decide_few_bits
@@ -110,8 +110,7 @@ def make_plan(
     decisions = Decisions(warnings=config.warnings())
     _decide_device(config, machine, decisions)
     decide_precision(config, machine, decisions)
-    decisions.decide("world_size", world_size, "processes that were started")
-    decide_expert_parallel(config, spec, decisions)
+    decide_ranks(config, spec, world_size, decisions)
     for field, leaf in _PASSED_ON.items():
         decisions.decide(field, config.get(leaf), source_of(config, leaf))
     decide_stages(config, decisions)

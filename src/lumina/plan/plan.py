@@ -33,6 +33,7 @@ class Plan:
             name of another way that `lumina.parallel.table` knows.
         bucket_mb: MiB of gradients that DDP exchanges at a time. A control changes it.
         world_size: processes that train together.
+        context_parallel: processes that share each row; 1: rows are whole.
         micro_batch_size: sequences per data rank and forward.
         grad_accum: forwards per data rank and step.
         global_batch_size: micro_batch_size * grad_accum * data_parallel.
@@ -158,6 +159,7 @@ class Plan:
     parallel: str = "none"
     bucket_mb: float = 25.0
     world_size: int = 1
+    context_parallel: int = 1
     micro_batch_size: int = 8
     grad_accum: int = 1
     global_batch_size: int = 8
@@ -301,7 +303,11 @@ class Plan:
     @property
     def mesh_sizes(self) -> Sizes:
         """Ranks along each dimension of the mesh."""
-        return Sizes.of(self.world_size, expert=self.expert_parallel_size)
+        return Sizes.of(
+            self.world_size,
+            sequence=self.context_parallel,
+            expert=self.expert_parallel_size,
+        )
 
     @property
     def data_parallel(self) -> int:

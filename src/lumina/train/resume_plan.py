@@ -114,7 +114,7 @@ def _as_begun(
     same = all(
         before[field] == getattr(plan, field)
         for field in ("world_size", "global_batch_size")
-    )
+    ) and plan.context_parallel == before.get("context_parallel", 1)
     chosen = {"batch_size", "grad_accum", "gradient_checkpointing"} & set(changes)
     if same and not chosen:
         plan = plan.replace(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lumina.config import Config
 from lumina.data.kind import Data, Rows
 from lumina.parallel.sizes import Sizes
+from lumina.plan.context import context_ranks
 from lumina.plan.context_tiers import check_tier, with_tier
 from lumina.plan.environment import Environment
 from lumina.plan.fine_tuning import fine_tuning
@@ -76,9 +77,11 @@ def with_recipe(
     """
     if start.tuned is None:
         return config
+    spec = resolve_spec(config, rows.vocab_size if rows else None)
+    shared, _ = context_ranks(config, spec, world_size)
     return fine_tuning(
         config,
-        resolve_spec(config, rows.vocab_size if rows else None),
+        spec,
         rows_per_epoch=rows.sequence.rows_per_epoch if rows else None,
-        data_ranks=Sizes.of(world_size).data,
+        data_ranks=Sizes.of(world_size, sequence=shared).data,
     )

@@ -141,7 +141,7 @@ def warm_up(program: Program, batch: Batch, tell: Callable[[str], None]) -> None
     routings = [kind.routing(spec) for kind in kinds_of(spec)]
     learned = all(one.learned for one in routings if one is not None)
     before, capacities = backbone.capacity, capacities_to_compile(program)
-    batch = batch.to(program.device)
+    batch = program.row_parts.of(batch).to(program.device)
     cuda = [program.device] if program.device.type == "cuda" else []
     with torch.random.fork_rng(cuda):
         for number, capacity in enumerate(capacities, start=1):

@@ -1,4 +1,4 @@
-"""Chunked training: what does nothing without it, and what it needs."""
+"""Long rows, in chunks or over processes: what they need, and what has no effect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lumina.config.settings import Settings
 
 
 def check(settings: Settings) -> None:
-    """Refuse kernels of attention that know no keys of earlier chunks.
+    """Refuse attention that knows no keys of earlier chunks or of other processes.
 
     Raises:
         LuminaError: E002.
@@ -19,6 +19,21 @@ def check(settings: Settings) -> None:
             f"use_chunked_training and attention {kernel} do not go together: a chunk "
             "attends to the keys of earlier chunks block by block",
             "use --attention blockwise, or leave it out",
+        )
+    if (settings.long_rows.context_parallel or 1) == 1:
+        return
+    if kernel not in ("auto", "blockwise"):
+        refuse(
+            f"context_parallel and attention {kernel} do not go together: a process "
+            "attends to the keys of the others block by block, with the kernel that "
+            "blockwise attention has here",
+            "use --attention blockwise, or leave it out",
+        )
+    if settings.model.attention_dilation:
+        refuse(
+            "context_parallel and attention_dilation do not go together: keys at fixed "
+            "distances are in no blocks that processes could exchange",
+            "leave attention_dilation out, or --context-parallel",
         )
 
 

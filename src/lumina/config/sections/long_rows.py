@@ -8,8 +8,16 @@ from lumina.config.sections.section import Section
 
 
 class LongRowsSection(Section):
-    """Rows that are trained in chunks."""
+    """Rows that are trained in chunks, or by several processes each."""
 
+    context_parallel: int | None = Field(
+        None,
+        ge=1,
+        description="processes that share each row, of which each holds a part and "
+        "attends to the keys of the others as these go round; the other processes "
+        "have other rows; default: 1, and for rows of more than 262,144 tokens as "
+        "many as leave each a part that is no longer, if there are several",
+    )
     use_chunked_training: bool = Field(
         False,
         description="take each row chunk by chunk, with the loss and the gradient of "

@@ -17,6 +17,8 @@ _REASONS = "a reasoner has attention of its own"
 
 def _blocks(spec: Any, layout: Any) -> dict[str, int]:
     """A pair of blocks, and a layer's gradients of keys and values in float32."""
+    if layout.context_ranks > 1:
+        spec = layout.forward_spec(spec)
     tokens = layout.micro_batch_size * spec.seq_length
     gradients = 4 * tokens * spec.num_kv_heads * (spec.head_dim + spec.value_dim)
     scores = 4 * tokens * spec.num_heads * spec.seq_length

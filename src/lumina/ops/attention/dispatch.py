@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lumina.batch import PartOfRows
 from lumina.ops.attention.beyond import NOTHING, Beyond
 from lumina.ops.attention.blockwise import blockwise
 from lumina.ops.attention.fused import sdpa, varlen, varlen_fits
@@ -19,6 +20,7 @@ from lumina.ops.attention.masks import (
     document_starts,
 )
 from lumina.ops.attention.reference import attention as reference
+from lumina.ops.attention.ring.part import ring_attention
 
 BACKENDS = ("varlen", "sdpa", "reference", "blockwise")
 
@@ -58,6 +60,7 @@ class Pattern:
             None: every row is one document (blockwise).
         earlier: computes attention itself, of queries and new keys to earlier keys,
             which it holds (blockwise).
+        ring: names what is seen of rows that several ranks share, a `Sight` (ring).
     """
 
     backend: str
@@ -69,6 +72,7 @@ class Pattern:
     beyond: Beyond | None = None
     starts: Tensor | None = None
     earlier: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    ring: Tensor | None = None
 
 
 def make_pattern(
@@ -81,6 +85,7 @@ def make_pattern(
     window: int,
     dtype: torch.dtype,
     beyond: Beyond = NOTHING,
+    part: PartOfRows | None = None,
 ) -> Pattern:
     """Attention within the documents of a batch.
 
@@ -97,7 +102,13 @@ def make_pattern(
         window: tokens a query sees, itself among them; 0: all.
         dtype: of queries, keys and values.
         beyond: what stays visible beyond the window.
+        part: where the columns stand in rows that several ranks share; these see the
+            keys of all of them, by whichever kernel has the sums, and need no other
+            backend. Dilation has no pieces, and is refused before a run.
     """
+    if part is not None:
+        assert not (window and beyond.dilation), "no pieces of a ring have dilation"
+        return Pattern("blockwise", ring=part.seen(window, beyond.sinks))
     length, device = document_ids.shape[1], document_ids.device
     if window >= length:
         window = 0
@@ -131,6 +142,10 @@ def attend(q_bshd: Tensor, k_bskd: Tensor, v_bskd: Tensor, pattern: Pattern) -> 
         _observer(q_bshd, k_bskd)
     if pattern.earlier is not None:
         return pattern.earlier(q_bshd, k_bskd, v_bskd)
+    if pattern.ring is not None:
+        seen: Tensor
+        seen, _ = ring_attention(q_bshd, k_bskd, v_bskd, pattern.ring)
+        return seen
     if pattern.backend == "varlen":
         assert pattern.cu_seqlens is not None
         return varlen(

@@ -9,6 +9,7 @@ et al., 2023, arXiv:2310.01889).
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -37,10 +38,10 @@ def forward(
     """
     out = q.new_empty((*q.shape[:3], v.shape[-1]))
     sums = q.new_empty((q.shape[0], q.shape[2], q.shape[1]), dtype=torch.float32)
-    width, scale = _width(q, v), 1 / math.sqrt(q.shape[-1])
+    width, scale = width_of(q, v), 1 / math.sqrt(q.shape[-1])
     for group in groups:
         first, *others = group.pieces
-        mixed, total = _of_piece(kernel, q, k, v, group, first, width, scale)
+        mixed, total = of_piece(kernel, q, k, v, group.rows, first, width, scale)
         if others:
             mixed = mixed.float()
         for piece in others:
@@ -48,11 +49,8 @@ def forward(
                 piece.queries.start - group.queries.start,
                 piece.queries.stop - group.queries.start,
             )
-            add, sum_ = _of_piece(kernel, q, k, v, group, piece, width, scale)
-            before = total[:, :, part]
-            share = torch.sigmoid(sum_ - before)[..., None]
-            mixed[:, :, part].lerp_(add.float(), share)
-            total[:, :, part] = torch.logaddexp(before, sum_)
+            new = of_piece(kernel, q, k, v, group.rows, piece, width, scale)
+            merge(mixed[:, :, part], total[:, :, part], *new)
         value = mixed[..., : v.shape[-1]].transpose(1, 2)
         out[group.rows, group.queries] = value.to(q.dtype)
         sums[group.rows, :, group.queries] = total
@@ -82,7 +80,7 @@ def backward(
         into: float32 sums of the gradients of keys and values, where these are.
     """
     grad_q = torch.empty_like(q)
-    width, scale = _width(q, v), 1 / math.sqrt(q.shape[-1])
+    width, scale = width_of(q, v), 1 / math.sqrt(q.shape[-1])
     for group in groups:
         size = group.queries.stop - group.queries.start
         found = q.new_zeros(
@@ -90,21 +88,9 @@ def backward(
             dtype=torch.float32,
         )
         for piece in group.pieces:
-            flip = piece.shape == ANTICAUSAL
-            given, query, result = (
-                _block(x, group.rows, piece.queries, width, flip, q.device)
-                for x in (grad, q, out)
-            )
-            key, value = (
-                _block(x, group.rows, piece.keys, width, flip, q.device) for x in (k, v)
-            )
-            sum_ = sums[group.rows, :, piece.queries]
-            sum_ = sum_.flip(2) if flip else sum_
-            parts = kernel.backward(
-                given, query, key, value, result, sum_, _causal(piece), scale
-            )
-            of_q, of_k, of_v = (
-                (x.flip(2) if flip else x).transpose(1, 2) for x in parts
+            given = grad, q, k, v, out, sums
+            of_q, of_k, of_v = gradients_of_piece(
+                kernel, *given, group.rows, piece, width, scale
             )
             begin = piece.queries.start - group.queries.start
             end = piece.queries.stop - group.queries.start
@@ -140,26 +126,76 @@ def brought(x: Tensor, device: torch.device) -> Tensor:
     return torch.stack([row.to(device, non_blocking=True) for row in x])
 
 
-def _of_piece(
+def merge(mixed: Tensor, total: Tensor, add: Tensor, sums: Tensor) -> None:
+    """Merge the result of further keys into what there is, in place.
+
+    Args:
+        mixed: [B, H, s, width] the result so far, in float32 or wider.
+        total: [B, H, s] its logarithms; -inf where nothing was seen so far.
+        add: the further result.
+        sums: its logarithms, which are finite.
+    """
+    share = torch.sigmoid(sums - total)[..., None].to(mixed.dtype)
+    mixed.lerp_(add.to(mixed.dtype), share)
+    total.copy_(torch.logaddexp(total, sums.to(total.dtype)))
+
+
+def of_piece(
     kernel: BlockKernel,
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    group: Group,
+    rows: slice,
     piece: Piece,
     width: int,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """The result of one piece and the logarithms of its sums, by head."""
     flip = piece.shape == ANTICAUSAL
-    query = _block(q, group.rows, piece.queries, width, flip, q.device)
-    key, value = (
-        _block(x, group.rows, piece.keys, width, flip, q.device) for x in (k, v)
-    )
+    query = _block(q, rows, piece.queries, width, flip, q.device)
+    key, value = (_block(x, rows, piece.keys, width, flip, q.device) for x in (k, v))
     out, sums = kernel.forward(query, key, value, _causal(piece), scale)
     if flip:
         return out.flip(2), sums.flip(2)
     return out, sums
+
+
+def gradients_of_piece(
+    kernel: BlockKernel,
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    sums: Tensor,
+    rows: slice,
+    piece: Piece,
+    width: int,
+    scale: float,
+) -> Iterator[Tensor]:
+    """One piece's gradients of its queries, keys and values, [B, s, heads, width].
+
+    Args:
+        kernel: computes it.
+        grad: of the merged result, [B, S, H, width of a value].
+        q: all queries; `k` and `v` alike.
+        out: the merged result; `sums` its logarithms [B, H, S].
+        rows: of the batch.
+        piece: its places among the queries and keys.
+        width: as `width_of`; the gradients have it.
+        scale: of the scores.
+    """
+    flip = piece.shape == ANTICAUSAL
+    given, query, result = (
+        _block(x, rows, piece.queries, width, flip, q.device) for x in (grad, q, out)
+    )
+    key, value = (_block(x, rows, piece.keys, width, flip, q.device) for x in (k, v))
+    sum_ = sums[rows, :, piece.queries]
+    sum_ = sum_.flip(2) if flip else sum_
+    parts = kernel.backward(
+        given, query, key, value, result, sum_, _causal(piece), scale
+    )
+    return ((x.flip(2) if flip else x).transpose(1, 2) for x in parts)
 
 
 def _causal(piece: Piece) -> bool:
@@ -167,7 +203,7 @@ def _causal(piece: Piece) -> bool:
     return piece.shape in (CAUSAL, ANTICAUSAL)
 
 
-def _width(q: Tensor, v: Tensor) -> int:
+def width_of(q: Tensor, v: Tensor) -> int:
     """What queries, keys and values are filled up to with zeros."""
     return -(-max(q.shape[-1], v.shape[-1]) // MULTIPLE) * MULTIPLE
 

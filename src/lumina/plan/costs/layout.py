@@ -47,7 +47,8 @@ class Layout:
         feedforward_tile: tokens that go through a feed-forward at a time; 0: all.
         attention_head_groups: groups of heads whose backward pass is one after another.
         parallel: how the ranks share the work, as of `lumina.parallel.table`.
-        data_ranks: ranks among which rows, and sharded weights, are divided.
+        data_ranks: ranks among which tokens, and sharded weights, are divided.
+        context_ranks: of these, the ranks that share each row.
         loss_chunk_bytes: the most bytes of logits that are held at a time.
         expert_ranks: ranks over which the experts of a layer are divided.
         trainable: parameters that train; None for all.
@@ -81,6 +82,7 @@ class Layout:
     parallel: str = "none"
     data_ranks: int = 1
     expert_ranks: int = 1
+    context_ranks: int = 1
     loss_chunk_bytes: int = 256 * 2**20
     trainable: int | None = None
     optimizer_states: tuple[float, float] = (8.0, 0.0)
@@ -112,10 +114,13 @@ class Layout:
         return EARLY in self.features and not self.accumulates
 
     def forward_spec(self, spec: ModelSpec) -> ModelSpec:
-        """The shape, with rows as long as what goes forward with a graph at once."""
-        if not 0 < self.chunk_tokens < spec.seq_length:
-            return spec
-        return replace(spec, seq_length=self.chunk_tokens)
+        """The shape, with rows as long as what goes forward with a graph at once.
+
+        That is a chunk of a row, or the part of a row that one rank has.
+        """
+        length = math.ceil(spec.seq_length / self.context_ranks)
+        length = min(self.chunk_tokens or length, length)
+        return spec if length == spec.seq_length else replace(spec, seq_length=length)
 
     def trained_here(self, spec: ModelSpec) -> float:
         """Parameters that train, as many of them as one device trains."""

@@ -32,7 +32,8 @@ class LayerProfile(Look):
     def __init__(self, program: Program, batches: StepBatches) -> None:
         super().__init__(program, batches)
         self._marks = Marks(program.device.type == "cuda")
-        self._tokens = sum(batch.labels.numel() for batch in batches.micro_batches)
+        whole = sum(batch.labels.numel() for batch in batches.micro_batches)
+        self._tokens = whole // program.mesh.sequence.size
         self._blocks = list(program.network.backbone.blocks)
         self._forward: list[tuple[int, Any, Any]] = []
         self._backward: list[list[Any]] = []

@@ -8,9 +8,9 @@ hosts, without waiting for a device.
 - Where every rank holds the model (DDP), gradients are exchanged in the last backward
   only: ranks agree right before it. DDP's second step also exchanges the order of its
   buckets as the last forward begins, so in the first steps they agree before that too.
-- Where each rank holds a part (FSDP2), every forward and every backward gathers
-  weights: ranks agree between the two, which is after the loss, where memory is
-  shortest.
+- Where each rank holds a part of the weights (FSDP2) or of the rows (context
+  parallelism), every forward and every backward exchanges something: ranks agree
+  between the two, which is after the loss, where memory is shortest.
 
 A rank that fails elsewhere is inside an exchange. The ranks can then only go on where
 all of them have failed at the same place (`all_failed_here`).
@@ -107,7 +107,11 @@ class StepGuard:
         program = self._program
         if program is None or program.mesh.everyone.size == 1:
             return
-        if program.meets_in_forward:
+        """Notice when a backbone whose passes exchange something begins and ends."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._program, self._steps = [], program, 0
+        if program.meets_in_forward and program.mesh.everyone.size > 1:
             self._exchanging = True  # the root gathers its weights
         elif last and self._places == 2:
             self._agree()

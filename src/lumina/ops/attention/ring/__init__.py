@@ -1,0 +1,1 @@
+"""Attention of rows whose tokens are divided over several ranks."""
