@@ -21,23 +21,27 @@ from lumina.parallel.ring_link import RingLink
 from lumina.parallel.sizes import Sizes
 from programs import SEQ_LENGTH, joined, stream_of, take_steps, tiny_plan
 
-RANKS, FIRST, THEN = 4, 2, 2
+RANKS, FIRST, THEN = 4, 2, 1
 LENGTH, WINDOW = 37, 11
 LATENT = {"mla_kv_rank": 16, "mla_rope_dim": 4, "mla_value_dim": 6, "num_kv_heads": 4}
 SMOOTH = 1e-3
 """The optimizer's eps: a large one keeps rounding of gradients near zero small."""
 
 SETTINGS = {
-    "ddp": {"max_grad_norm": 0.5, "ema_decay": 0.9},
-    "clipped_window": {"spec": {"window_size": 7, "attention_sinks": 2}},
-    "accumulated": {"micro_batch_size": 2, "gradient_checkpointing": "full"},
-    "zero1": {"parallel": "zero1", "max_grad_norm": 0.5},
-    "zero2": {"parallel": "zero2", "micro_batch_size": 2},
-    "fsdp2": {"parallel": "fsdp2", "max_grad_norm": 0.5},
-    "routed": {"moe": True},
-    "learned": {"spec": {"pos_encodings": "learned", "seq_length": SEQ_LENGTH}},
-    "latent": {"spec": LATENT},
-    "grouped": {"attention_head_groups": 2},
+    "ddp": {
+        "max_grad_norm": 0.5,
+        "ema_decay": 0.9,
+        "spec": {"window_size": 7, "attention_sinks": 2},
+    },
+    "zero1": {"parallel": "zero1", "max_grad_norm": 0.5, "spec": LATENT},
+    "zero2": {
+        "parallel": "zero2",
+        "micro_batch_size": 2,
+        "gradient_checkpointing": "full",
+        "attention_head_groups": 2,
+        "spec": {"pos_encodings": "learned", "seq_length": SEQ_LENGTH},
+    },
+    "fsdp2": {"parallel": "fsdp2", "max_grad_norm": 0.5, "moe": True},
 }
 
 

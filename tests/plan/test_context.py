@@ -57,6 +57,7 @@ def test_ranks_share_rows_that_are_longer_than_256k(
         ({"window_size": 64, "attention_dilation": 32}, "dilation"),
         ({"parallel": "independent"}, "independent"),
         ({"use_chunked_training": True}, "chunked_training"),
+        ({"gradient_compression": "powersgd"}, "gradient_compression"),
     ],
 )
 def test_what_has_no_parts_of_rows_keeps_them_whole(
@@ -81,6 +82,12 @@ def test_what_has_no_parts_of_rows_keeps_them_whole(
         ({"use_hrm": True}, "use_hrm"),
         ({"use_moe": True, "moe_dispatch": "capacity"}, "whole row"),
         ({"qk_clip": 100.0}, "qk_clip"),
+        ({"compile": True}, "compile"),
+        (
+            {"use_moe": True, "num_experts": 8, "expert_parallel_size": "2"},
+            "expert_parallel_size 2",
+        ),
+        ({"gradient_compression": "powersgd"}, "gradient_compression"),
     ],
 )
 def test_what_cannot_be_had_is_refused_by_name(
@@ -91,6 +98,28 @@ def test_what_cannot_be_had_is_refused_by_name(
     assert caught.value.code == "E002"
     assert words in caught.value.message
     assert caught.value.hint
+
+
+def test_blocks_are_not_compiled() -> None:
+    """Elsewhere compiling is chosen by itself; the plan says why not here."""
+    assert planned(seq_length=256, compile=None).compile
+    plan = planned(seq_length=256, compile=None, context_parallel=2)
+    assert not plan.compile and "exchanges" in plan.reasons["compile"]
+
+
+def test_processes_that_share_rows_hold_every_expert() -> None:
+    """So `expert_parallel_size auto` is 1 there."""
+    options = {
+        "use_moe": True,
+        "num_experts": 32,
+        "expert_parallel_size": "auto",
+        "seq_length": 256,
+        "parallel": "ddp",
+    }
+    assert planned(**options).expert_parallel_size == 4
+    plan = planned(context_parallel=2, **options)
+    assert plan.expert_parallel_size == 1
+    assert "share rows" in plan.reasons["expert_parallel_size"]
 
 
 @pytest.mark.covers("DST-15")

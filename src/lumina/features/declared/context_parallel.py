@@ -60,6 +60,11 @@ register(
                 "preserve_base_outputs", "the base model's scores are those of rows"
             ),
             Exclusion(
+                "compile",
+                "the compiler may move exchanges, whose order all processes share",
+                "use --no-compile",
+            ),
+            Exclusion(
                 "expert_parallelism",
                 "rows of experts travel among processes that train rows of their own",
                 "use --expert-parallel-size 1",
@@ -74,7 +79,7 @@ register(
         ),
         trial=Trial(
             {"context_parallel": 2},
-            beside={"parallel": "ddp", "batch_size": 2},
+            beside={"parallel": "ddp", "batch_size": 2, "compile": False},
             calls=("lumina.ops.attention.ring.passes:forward",),
             ranks=2,
             figures=("ranks",),
