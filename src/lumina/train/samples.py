@@ -126,7 +126,8 @@ def sample_texts(program: Program, data: Data, count: int) -> list[tuple[str, st
     """
     spec = program.plan.spec
     tokenizer = data.tokenizer
-    parted = program.meets_in_forward or (program.divided and program.average)
+    parted = program.sharded or program.mesh.expert.size > 1
+    parted = parted or (program.divided and program.average is not None)
     if tokenizer is None or why_not(spec, "samples") or parted:
         return []
     limit = context_limit(program.network) or 2**62
