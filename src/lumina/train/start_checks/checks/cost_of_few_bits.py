@@ -41,4 +41,6 @@ def _why_not(prepared: Preparation) -> str:
         return "the model has more heads or states than one score for each next token"
     if chosen_way(plan.parallel).sharded or plan.mesh_sizes.expert > 1:
         return "the weights are divided over ranks"
+    if plan.context_parallel > 1:
+        return "ranks share rows"
     return ""
