@@ -129,8 +129,6 @@ MEANT: dict[str, str] = {
     "dataset_chunk_size": "rows are divided among processes one by one; `lumina data "
     "blocks` cuts data into blocks, which ChunkTracker gives to processes in chunks",
     "use_deepspeed": "parallel is zero1, zero2 or fsdp2, which are the stages of ZeRO",
-    "stage3_param_persistence_threshold": "parallel fsdp2 gathers the small tensors of "
-    "a block in one message with its others, and keeps none whole",
     "datasets": "train_data names files, folders or globs",
     "dataset": "train_data names files, folders or globs",
     "data": "train_data names files, folders or globs",
