@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import sys
@@ -61,12 +62,26 @@ class Wrong(ProgramSubject):
     """A lever that leaves memory behind, or whose checkpoints lose something."""
 
     kept: list[torch.Tensor]
+    garbage: list[Any]
     leaks = loses = False
 
     def learn(self, batch: Any) -> torch.Tensor:
         if self.leaks:
             self.kept.append(torch.zeros(4096))
+            self._leave_garbage()
         return super().learn(batch)
+
+    def _leave_garbage(self) -> None:
+        """Of before the steps that are watched, and found while one of them is."""
+        step = len(self.kept)
+        if step == 1:
+            self.garbage = [torch.zeros(100_000)]
+            self.garbage.append(self.garbage)
+            gc.collect()  # it is now among the objects that are looked at rarely
+        elif step == 2:
+            self.garbage = []
+        elif step == QUICK.paired_steps - 1:
+            gc.collect()
 
     def saved_and_loaded(self, folder: Path) -> ProgramSubject:
         again = super().saved_and_loaded(folder)

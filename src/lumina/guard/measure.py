@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import statistics
 import tempfile
@@ -220,9 +221,14 @@ def _learn_together(
     """Paired steps, and the memory in use after the last of them."""
     losses = []
     grown = [0, 0]
+    first_watched = limits.paired_steps - limits.leak_steps
     for step in range(limits.paired_steps):
         batch = batches[step % len(batches)]
-        watched = step >= limits.paired_steps - limits.leak_steps
+        watched = step >= first_watched
+        if step == first_watched:
+            # What was garbage before is let go of now: if Python found it while a step
+            # is watched, the step would seem to have freed it.
+            gc.collect()
         three = [reference.learn(batch)]
         for place, (learn, held) in enumerate(
             (

@@ -81,7 +81,7 @@ class StepGuard:
         return 2 if self._steps < SETTLES else 1
 
     def _follow(self, program: Program) -> None:
-        """Notice when a backbone gathers weights, or exchanges rows of experts."""
+        """Notice when a backbone whose passes exchange something begins and ends."""
         for hook in self._hooks:
             hook.remove()
         self._hooks, self._program, self._steps = [], program, 0
@@ -107,11 +107,7 @@ class StepGuard:
         program = self._program
         if program is None or program.mesh.everyone.size == 1:
             return
-        """Notice when a backbone whose passes exchange something begins and ends."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks, self._program, self._steps = [], program, 0
-        if program.meets_in_forward and program.mesh.everyone.size > 1:
+        if program.meets_in_forward:
             self._exchanging = True  # the root gathers its weights
         elif last and self._places == 2:
             self._agree()
