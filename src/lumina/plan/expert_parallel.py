@@ -21,10 +21,16 @@ rows that a process gets vary more, and all processes wait for the one with the 
 AUTO = "auto"
 
 
+def even_sizes(experts: int, world_size: int) -> list[int]:
+    """Numbers of processes that divide both the experts and all processes, rising."""
+    sizes = range(1, min(experts, world_size) + 1)
+    return [s for s in sizes if experts % s == 0 and world_size % s == 0]
+
+
 def automatic_size(experts: int, world_size: int) -> int:
     """The most processes that divide the experts evenly and keep `FEWEST` each."""
-    sizes = range(1, min(world_size, max(1, experts // FEWEST)) + 1)
-    return max(s for s in sizes if experts % s == 0 and world_size % s == 0)
+    most = max(1, experts // FEWEST)
+    return max(s for s in even_sizes(experts, world_size) if s <= most)
 
 
 def decide_expert_parallel(

@@ -108,7 +108,7 @@ def ring_attention(
     Args:
         q: [B, S, H, head_dim], S the columns of this rank's part.
         k: [B, S, K, head_dim], H a multiple of K; `v` alike.
-        handle: of a `Sight`.
+        handle: as `Sight.handle` says.
 
     Returns:
         [B, S, H, width of a value] in the type of the queries, and the logarithm of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lumina.plan.expert_parallel import even_sizes
 from lumina.plan.plan import Plan
 from lumina.train.health.watching import Finding
 from lumina.train.orchestrator.actions.action import Action, register_action
@@ -35,14 +36,8 @@ class DivideExpertsFurther(Action):
         """The next larger number that divides the experts and the processes."""
         assert plan.spec.moe is not None
         experts, present = plan.spec.moe.num_experts, int(now(self.control))
-        size = next(
-            (
-                size
-                for size in range(present + 1, min(experts, plan.world_size) + 1)
-                if experts % size == 0 and plan.world_size % size == 0
-            ),
-            None,
-        )
+        sizes = even_sizes(experts, plan.world_size)
+        size = next((size for size in sizes if size > present), None)
         if size is None:
             return None
         what = f"divide experts over {size} processes instead of {present}"
